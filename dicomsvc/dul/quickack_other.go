@@ -1,0 +1,9 @@
+//go:build !linux
+
+package dul
+
+import "syscall"
+
+func quickAck(syscall.RawConn) {}
+
+func limitUnacked(syscall.RawConn) {}
