@@ -1,0 +1,77 @@
+package link
+
+import (
+	"sync/atomic"
+	"time"
+
+	"osteon/erasure/place"
+)
+
+// counters are the totals behind Stats.
+type counters struct {
+	dials, dialsFailed, refused, streams, calls, datagramsDropped, panics atomic.Uint64
+}
+
+// Stats are totals since Open, and the peers connected now.
+type Stats struct {
+	Dials, DialsFailed, Refused uint64
+	StreamsServed, CallsMade    uint64
+	DatagramsDropped, Panics    uint64
+	Peers                       []PeerStats
+}
+
+// PeerStats describes the live connections to one peer.
+type PeerStats struct {
+	Peer                     Peer
+	Conns                    [classes]int // by Class
+	RTT                      time.Duration
+	BytesSent, BytesReceived uint64
+	PacketsLost              uint64
+	RingEpoch                uint64
+}
+
+// Stats returns a copy of the counters, in no order of peers.
+func (l *Link) Stats() Stats {
+	c := &l.counters
+	s := Stats{Dials: c.dials.Load(), DialsFailed: c.dialsFailed.Load(), Refused: c.refused.Load(),
+		StreamsServed: c.streams.Load(), CallsMade: c.calls.Load(),
+		DatagramsDropped: c.datagramsDropped.Load(), Panics: c.panics.Load()}
+	byNode := make(map[place.NodeID]*PeerStats)
+	for _, conn := range l.conns() {
+		if !conn.alive() {
+			continue
+		}
+		p := byNode[conn.peer.Node]
+		if p == nil {
+			p = &PeerStats{Peer: conn.peer, RingEpoch: conn.hello.Epoch}
+			byNode[conn.peer.Node] = p
+		}
+		q := conn.q.ConnectionStats()
+		p.Conns[conn.class]++
+		p.BytesSent += q.BytesSent
+		p.BytesReceived += q.BytesReceived
+		p.PacketsLost += q.PacketsLost
+		if p.RTT == 0 || q.SmoothedRTT < p.RTT {
+			p.RTT = q.SmoothedRTT
+		}
+	}
+	for _, p := range byNode {
+		s.Peers = append(s.Peers, *p)
+	}
+	return s
+}
+
+// RTT returns the smoothed round-trip time to a node, false when no connection to it is open.
+func (l *Link) RTT(node place.NodeID) (time.Duration, bool) {
+	l.mu.Lock()
+	p := l.peers[node]
+	var c *conn
+	for class := Class(0); p != nil && c == nil && class < classes; class++ {
+		c = p.pick(class)
+	}
+	l.mu.Unlock()
+	if c == nil {
+		return 0, false
+	}
+	return c.q.ConnectionStats().SmoothedRTT, true
+}
