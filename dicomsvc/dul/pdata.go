@@ -166,11 +166,24 @@ func (a *Association) readFailed(err error) error {
 // cannot be completed: the association is aborted and the error returned. It
 // returns ErrClosed when the association no longer carries data.
 func (a *Association) Send(contextID byte, command []byte, data io.Reader) error {
+	if data == nil {
+		return a.sendLocked(contextID, command, nil)
+	}
+	return a.sendLocked(contextID, command, func(p *packer) error { return p.readFrom(data) })
+}
+
+// SendFrom is Send for a data set that writes itself. When data.WriteTo fails
+// the association is aborted, so what it withheld is never taken for the end.
+func (a *Association) SendFrom(contextID byte, command []byte, data io.WriterTo) error {
+	return a.sendLocked(contextID, command, func(p *packer) error { return p.writeFrom(data) })
+}
+
+func (a *Association) sendLocked(contextID byte, command []byte, fill func(*packer) error) error {
 	if _, ok := a.contexts[contextID]; !ok {
 		return ErrContext
 	}
 	a.wmu.Lock()
-	err := a.send(contextID, command, data)
+	err := a.send(contextID, command, fill)
 	a.wmu.Unlock()
 	var src *sourceError
 	switch {
@@ -195,74 +208,163 @@ const (
 	headBytes  = 12 // PDU and fragment header
 )
 
-func (a *Association) send(id byte, command []byte, data io.Reader) error {
+func (a *Association) send(id byte, command []byte, fill func(*packer) error) error {
 	a.buf = a.buf[:0]
-	if data == nil && len(command) <= a.sendMax { // small: no large buffer
-		a.head(id, bitCommand|bitLast, len(command))
+	if fill == nil && len(command) <= a.sendMax { // small: no large buffer
+		a.buf = append(a.buf, make([]byte, headBytes)...)
+		a.head(0, id, bitCommand|bitLast, len(command))
 		a.buf = append(a.buf, command...)
 		return a.flush()
 	}
-	for len(command) > a.sendMax {
-		if err := a.room(); err != nil {
-			return err
-		}
-		a.head(id, bitCommand, a.sendMax)
-		a.buf = append(a.buf, command[:a.sendMax]...)
-		command = command[a.sendMax:]
-	}
-	if err := a.room(); err != nil {
+	p := packer{a: a, id: id, control: bitCommand}
+	if _, err := p.Write(command); err != nil {
 		return err
 	}
-	a.head(id, bitCommand|bitLast, len(command))
-	a.buf = append(a.buf, command...)
-	if data != nil {
-		if err := a.sendData(id, data); err != nil {
+	if err := p.finish(); err != nil {
+		return err
+	}
+	if fill != nil {
+		if err := fill(&packer{a: a, id: id}); err != nil {
 			return err
 		}
 	}
 	return a.flush()
 }
 
-// sendData cuts data into fragments. One byte is read ahead of each, to know
-// which is the last.
-func (a *Association) sendData(id byte, data io.Reader) error {
+// packer cuts one stream into fragments, each in a PDU of its own, in the
+// write buffer, which it flushes when the next PDU might not fit.
+type packer struct {
+	a       *Association
+	id      byte
+	control byte // bitCommand or 0
+	at      int  // where the open PDU begins in the buffer
+	n       int  // bytes in its fragment
+	open    bool
+}
+
+// begin opens a PDU with an empty fragment.
+func (p *packer) begin() error {
+	if err := p.a.room(); err != nil {
+		return err
+	}
+	p.at, p.n, p.open = len(p.a.buf), 0, true
+	p.a.buf = p.a.buf[:p.at+headBytes]
+	return nil
+}
+
+// end closes the open PDU.
+func (p *packer) end(last byte) {
+	p.a.head(p.at, p.id, p.control|last, p.n)
+	p.open = false
+}
+
+// finish closes the open PDU as the last; an empty stream is one empty last
+// fragment.
+func (p *packer) finish() error {
+	if !p.open {
+		if err := p.begin(); err != nil {
+			return err
+		}
+	}
+	p.end(bitLast)
+	return nil
+}
+
+// Write appends b; a full fragment is closed only when more follows it.
+func (p *packer) Write(b []byte) (int, error) {
+	total := len(b)
+	for len(b) > 0 {
+		if p.open && p.n == p.a.sendMax {
+			p.end(0)
+		}
+		if !p.open {
+			if err := p.begin(); err != nil {
+				return total - len(b), err
+			}
+		}
+		k := min(len(b), p.a.sendMax-p.n)
+		p.a.buf = append(p.a.buf, b[:k]...)
+		p.n += k
+		b = b[k:]
+	}
+	return total, nil
+}
+
+func (p *packer) writeFrom(data io.WriterTo) error {
+	var w writeNote
+	w.p = p
+	if _, err := data.WriteTo(&w); err != nil {
+		if w.err != nil {
+			return w.err
+		}
+		return &sourceError{err}
+	}
+	if w.err != nil {
+		return w.err
+	}
+	return p.finish()
+}
+
+// writeNote remembers the packer's own error, to tell the network's failures
+// from the source's.
+type writeNote struct {
+	p   *packer
+	err error
+}
+
+func (w *writeNote) Write(b []byte) (int, error) {
+	n, err := w.p.Write(b)
+	if err != nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// readFrom reads data straight into the buffer. One byte is read ahead of each
+// fragment, to know which is the last.
+func (p *packer) readFrom(data io.Reader) error {
+	a := p.a
 	var ahead [1]byte
 	carry := 0
 	for {
-		if err := a.room(); err != nil {
+		if err := p.begin(); err != nil {
 			return err
 		}
-		at := len(a.buf)
-		body := a.buf[at+headBytes : at+headBytes+a.sendMax+1]
+		body := a.buf[p.at+headBytes : p.at+headBytes+a.sendMax+1]
 		copy(body, ahead[:carry])
 		n, err := io.ReadFull(data, body[carry:])
 		n += carry
 		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return &sourceError{err}
 		}
+		last := byte(0)
 		if n <= a.sendMax {
-			a.head(id, bitLast, n)
-			a.buf = a.buf[:at+headBytes+n]
+			last = bitLast
+		}
+		p.n = min(n, a.sendMax)
+		a.buf = a.buf[:p.at+headBytes+p.n]
+		p.end(last)
+		if last != 0 {
 			return nil
 		}
 		ahead[0], carry = body[a.sendMax], 1
-		a.head(id, 0, a.sendMax)
-		a.buf = a.buf[:at+headBytes+a.sendMax]
 	}
 }
 
-// head appends the headers of a PDU with one fragment of n bytes.
-func (a *Association) head(id, control byte, n int) {
-	a.buf = append(a.buf, typeData, 0)
-	a.buf = be.AppendUint32(a.buf, uint32(n+6))
-	a.buf = be.AppendUint32(a.buf, uint32(n+2))
-	a.buf = append(a.buf, id, control)
+// head writes the headers of the PDU with one fragment of n bytes that begins
+// at an offset of the buffer.
+func (a *Association) head(at int, id, control byte, n int) {
+	h := a.buf[at : at+headBytes]
+	h[0], h[1] = typeData, 0
+	be.PutUint32(h[2:], uint32(n+6))
+	be.PutUint32(h[6:], uint32(n+2))
+	h[10], h[11] = id, control
 }
 
 // room makes sure that one more full PDU and the byte ahead fit the buffer.
 func (a *Association) room() error {
 	need := headBytes + a.sendMax + 1
-	if cap(a.buf) < need {
+	if cap(a.buf) < max(need, sendBytesMax) {
 		a.buf = append(make([]byte, 0, max(need, sendBytesMax)), a.buf...)
 	}
 	if len(a.buf)+need <= cap(a.buf) {
