@@ -210,6 +210,10 @@ func TestIdentityRefusals(t *testing.T) {
 			id.AlsoTrusted = append(id.AlsoTrusted, r.ca.cert)
 			return id
 		}, target, ErrRefused},
+		{"same CA, other ring", func() Identity {
+			sibling := &CA{cert: r.ca.cert, key: r.ca.key, ring: other.ring, rand: rand.Reader, now: time.Now}
+			return identityOf(t, sibling, newNode(t), "south", time.Hour)
+		}, target, ErrIdentity},
 		{"expired", func() Identity { return r.identity(newNode(t), "south", -time.Minute) }, target, ErrRefused},
 		{"wrong node", func() Identity { return r.identity(newNode(t), "south", time.Hour) }, stranger, ErrWrongNode},
 	}
