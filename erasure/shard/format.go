@@ -233,27 +233,42 @@ func NewBuilder(h Header) (*Builder, error) {
 	return b, nil
 }
 
-// Header returns the bytes of the file's header.
+// header returns the bytes of the file's header.
 func (b *Builder) header() []byte { return appendHeader(nil, b.h) }
 
 // Cell adds the next cell and returns its bytes in the file: each block followed by its
 // checksum. The result is valid until the next call. A cell shorter than CellBytes ends the shard.
 func (b *Builder) Cell(cell []byte) ([]byte, error) {
+	b.buf = b.buf[:0]
+	err := b.cell(cell, func(part []byte) { b.buf = append(b.buf, part...) })
+	if err != nil {
+		return nil, err
+	}
+	b.root.Write(b.buf)
+	return b.buf, nil
+}
+
+// Hash adds the next cell to the root alone.
+func (b *Builder) Hash(cell []byte) error {
+	return b.cell(cell, func(part []byte) { b.root.Write(part) })
+}
+
+// cell gives the bytes of the next cell in the file to emit, in order.
+func (b *Builder) cell(cell []byte, emit func([]byte)) error {
 	if len(cell) == 0 || len(cell) > b.h.CellBytes || b.short {
-		return nil, fmt.Errorf("cell of %d bytes at offset %d: want %d, or fewer once at the end", len(cell), b.body, b.h.CellBytes)
+		return fmt.Errorf("cell of %d bytes at offset %d: want %d, or fewer once at the end", len(cell), b.body, b.h.CellBytes)
 	}
 	b.short = len(cell) < b.h.CellBytes
-	out := b.buf[:0]
 	for at := 0; at < len(cell); at += b.h.BlockBytes {
 		block := cell[at:min(at+b.h.BlockBytes, len(cell))]
-		out = append(out, block...)
-		out = binary.LittleEndian.AppendUint32(out, b.seed.sum(b.blocks, block))
+		emit(block)
+		var sum [sumBytes]byte
+		binary.LittleEndian.PutUint32(sum[:], b.seed.sum(b.blocks, block))
+		emit(sum[:])
 		b.blocks++
 	}
 	b.body += int64(len(cell))
-	b.root.Write(out)
-	b.buf = out
-	return out, nil
+	return nil
 }
 
 // Finish returns the trailer and the root of the whole file, or an error when the cells given do not

@@ -3,9 +3,9 @@ package shard
 import (
 	"errors"
 	"fmt"
+	iofs "io/fs"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	iofs "io/fs"
 )
 
 const writeCategory = vfs.WriteCategoryUnspecified
