@@ -1,0 +1,41 @@
+package dimse
+
+import "time"
+
+const (
+	// commandBytesMax bounds a command set. The longest have a few hundred
+	// bytes; an Attribute Identifier List may add some.
+	commandBytesMax = 64 << 10
+
+	// identifierBytesMax bounds the identifier of a query and the data set of an
+	// N- service, which are held in memory.
+	identifierBytesMax = 4 << 20
+
+	// operationsMax is how many C-FIND, C-MOVE and C-GET run at once on one
+	// association; beyond the negotiated window nothing is owed to the peer.
+	operationsMax = 4
+
+	// failedUIDsMax bounds the Failed SOP Instance UID List: in Explicit VR its
+	// length field has 16 bits.
+	failedUIDsMax = 65534 / 65
+
+	// commentBytesMax is the length of an Error Comment (VR LO).
+	commentBytesMax = 64
+
+	associationsDefault = 200
+	perAEDefault        = 64
+	perHostDefault      = 128
+	reservePercent      = 5
+
+	// Connections whose request has not arrived yet, in all and of one host.
+	// When all places are taken the one that waits longest makes room: a real
+	// modality sends its request at once.
+	lobbyDefault        = 256
+	lobbyPerHostDefault = 64
+
+	responseDefault    = 60 * time.Second
+	graceDefault       = 30 * time.Second
+	cancelGraceDefault = 10 * time.Second
+	acceptPauseMin     = 5 * time.Millisecond
+	acceptPauseMax     = time.Second
+)

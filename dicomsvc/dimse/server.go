@@ -1,0 +1,359 @@
+package dimse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"osteon/dicomsvc/dul"
+)
+
+// ServerConfig configures a Server. Handler is required; every other zero
+// value is good.
+type ServerConfig struct {
+	Handler Handler
+
+	// MaxAssociations bounds the associations in all. Default 200.
+	MaxAssociations int
+	// MaxPerAE bounds those of one calling AE title. Default 64.
+	MaxPerAE int
+	// MaxPerHost bounds those of one address. Default 128.
+	MaxPerHost int
+	// Reserve is how many of MaxAssociations only known callers may take.
+	// Default 5 %; it has no effect without Known.
+	Reserve int
+	// Known says whether a caller is one of ours. It must be quick.
+	Known func(r *dul.Request) bool
+	// MaxLobby bounds the connections whose association is not open yet, in
+	// all and per address. Default 256 and 64.
+	MaxLobby, MaxLobbyPerHost int
+
+	// Grace is how long running operations may go on after the end of Serve's
+	// context. Default 30 s.
+	Grace time.Duration
+	// ResponseTime is how long a peer may take to answer a sub-operation or an
+	// event report. Default 60 s.
+	ResponseTime time.Duration
+	Timers       dul.Timers
+	MaxPDU       uint32 // announced; dul.AdvertisedPDU if 0
+	// Log gets counts and refusals; never a title, a UID or an address. Nil
+	// discards.
+	Log *slog.Logger
+}
+
+// Validate reports everything that is wrong.
+func (c *ServerConfig) Validate() error {
+	var errs []error
+	if c.Handler == nil {
+		errs = append(errs, errors.New("dimse server: Handler is required"))
+	}
+	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost} {
+		if n < 0 {
+			errs = append(errs, errors.New("dimse server: a limit is negative"))
+			break
+		}
+	}
+	if c.MaxAssociations > 0 && c.Reserve >= c.MaxAssociations {
+		errs = append(errs, errors.New("dimse server: Reserve leaves no association to others"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c ServerConfig) withDefaults() ServerConfig {
+	set := func(n *int, d int) {
+		if *n == 0 {
+			*n = d
+		}
+	}
+	set(&c.MaxAssociations, associationsDefault)
+	set(&c.MaxPerAE, perAEDefault)
+	set(&c.MaxPerHost, perHostDefault)
+	set(&c.MaxLobby, lobbyDefault)
+	set(&c.MaxLobbyPerHost, lobbyPerHostDefault)
+	set(&c.Reserve, c.MaxAssociations*reservePercent/100)
+	if c.Grace == 0 {
+		c.Grace = graceDefault
+	}
+	if c.ResponseTime == 0 {
+		c.ResponseTime = responseDefault
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Stats counts what a server did since it was made. All fields are live.
+type Stats struct {
+	Connections   atomic.Int64 // accepted by the listener
+	Dropped       atomic.Int64 // closed before a request: lobby full or no request in time
+	Accepted      atomic.Int64
+	Rejected      atomic.Int64 // by decision
+	Limited       atomic.Int64 // by a limit
+	Open          atomic.Int64 // associations now
+	Lobby         atomic.Int64 // connections without association now
+	Released      atomic.Int64
+	Broken        atomic.Int64 // ended by an abort, a time-out or the network
+	Echoes        atomic.Int64
+	Stores        atomic.Int64 // answered with success or warning
+	StoresRefused atomic.Int64
+	StoresBroken  atomic.Int64 // data set cut short
+	Finds         atomic.Int64
+	Matches       atomic.Int64
+	Moves         atomic.Int64
+	Gets          atomic.Int64
+	SubOperations atomic.Int64 // of C-GET
+	Cancels       atomic.Int64
+	Notifications atomic.Int64 // N- services
+}
+
+// Server serves DIMSE on any number of listeners. It is safe for concurrent
+// use.
+type Server struct {
+	cfg   ServerConfig
+	stats Stats
+	ids   atomic.Uint64
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{}
+	lobby    lobby
+	total    int
+	perAE    map[string]int
+	perHost  map[string]int
+	draining int // Serve calls whose context has ended
+}
+
+// NewServer checks the configuration and makes a server.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Server{
+		cfg: cfg.withDefaults(), sessions: map[*Session]struct{}{},
+		perAE: map[string]int{}, perHost: map[string]int{}, lobby: lobby{perHost: map[string]int{}},
+	}, nil
+}
+
+// Serve makes a server for one listener and serves it.
+func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
+	s, err := NewServer(cfg)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx, l)
+}
+
+// Stats returns the live counters.
+func (s *Server) Stats() *Stats { return &s.stats }
+
+// Serve accepts connections of l, which it closes, until ctx ends. Then it
+// drains: idle associations are aborted, running operations may finish within
+// the grace, after which they are aborted too. It returns nil when all have
+// ended, or the listener's error if that failed before ctx ended.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	// Operations outlive ctx by the grace.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wait sync.WaitGroup
+	closing := context.AfterFunc(ctx, func() { l.Close() })
+	defer closing()
+	defer l.Close()
+
+	err := s.acceptLoop(ctx, work, l, &wait)
+	if ctx.Err() != nil {
+		err = nil
+	}
+	s.drain(stop, &wait)
+	return err
+}
+
+func (s *Server) acceptLoop(ctx, work context.Context, l net.Listener, wait *sync.WaitGroup) error {
+	pause := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if conn != nil {
+				conn.Close()
+			}
+			return err
+		}
+		if err != nil {
+			// Out of descriptors, most likely: those in use come back.
+			pause = min(max(2*pause, acceptPauseMin), acceptPauseMax)
+			s.cfg.Log.Error("connection not accepted", "err", err, "retry_ms", pause.Milliseconds())
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		s.stats.Connections.Add(1)
+		wait.Add(1)
+		// Ends with its connection, at the latest when work ends.
+		go func() {
+			defer wait.Done()
+			s.serveConn(work, conn)
+		}()
+	}
+}
+
+// drain lets what runs finish and returns when everything has ended.
+func (s *Server) drain(stop context.CancelFunc, wait *sync.WaitGroup) {
+	s.mu.Lock()
+	s.draining++
+	all := make([]*Session, 0, len(s.sessions))
+	for one := range s.sessions {
+		all = append(all, one)
+	}
+	s.lobby.closeAll()
+	s.mu.Unlock()
+	for _, one := range all {
+		one.drain()
+	}
+	grace := time.AfterFunc(s.cfg.Grace, stop)
+	defer grace.Stop()
+	wait.Wait()
+	s.mu.Lock()
+	s.draining--
+	s.mu.Unlock()
+}
+
+// serveConn runs one connection to its end.
+func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
+	host := hostOf(conn)
+	if !s.enterLobby(conn, host) {
+		s.stats.Dropped.Add(1)
+		conn.Close()
+		return
+	}
+	g := &gate{s: s, host: host}
+	assoc, err := dul.Accept(ctx, conn, dul.AcceptorConfig{Negotiate: g.negotiate, MaxPDU: s.cfg.MaxPDU, Timers: s.cfg.Timers, Log: s.cfg.Log})
+	s.leaveLobby(conn, host)
+	if err != nil {
+		g.leave()
+		g.ended(err)
+		if !dul.IsRejected(err) {
+			s.stats.Dropped.Add(1)
+			s.cfg.Log.Debug("association not opened", "err", err)
+		}
+		return
+	}
+	s.stats.Accepted.Add(1)
+	s.stats.Open.Add(1)
+	session := &Session{ID: s.ids.Add(1), Value: g.decision.Value, conn: NewConn(assoc), server: s}
+	s.addSession(session)
+	err = session.run(ctx)
+	assoc.Close()
+	s.removeSession(session)
+	g.leave()
+	s.stats.Open.Add(-1)
+	if err == nil {
+		s.stats.Released.Add(1)
+	} else {
+		s.stats.Broken.Add(1)
+		s.cfg.Log.Debug("association broken", "association", session.ID, "err", err)
+	}
+	g.ended(err)
+}
+
+func (s *Server) addSession(one *Session) {
+	s.mu.Lock()
+	s.sessions[one] = struct{}{}
+	draining := s.draining > 0
+	s.mu.Unlock()
+	if draining {
+		one.drain()
+	}
+}
+
+func (s *Server) removeSession(one *Session) {
+	s.mu.Lock()
+	delete(s.sessions, one)
+	s.mu.Unlock()
+}
+
+// gate counts one association against the limits.
+type gate struct {
+	s        *Server
+	host, ae string
+	inside   bool
+	decision Decision
+}
+
+// negotiate applies the limits, then asks the handler.
+func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, *dul.Rejection) {
+	if rej := g.enter(r); rej != nil {
+		g.s.stats.Limited.Add(1)
+		return nil, rej
+	}
+	g.decision = g.s.cfg.Handler.Associate(ctx, r)
+	if g.decision.Rejection != nil || g.decision.Acceptance == nil {
+		g.leave() // now: the peer may take its time to close
+		g.s.stats.Rejected.Add(1)
+	}
+	return g.decision.Acceptance, g.decision.Rejection
+}
+
+// enter takes a place, or says why there is none. All of these are transient:
+// the peer is to try again (PS3.8 §9.3.4).
+func (g *gate) enter(r *dul.Request) *dul.Rejection {
+	known := g.s.cfg.Known != nil && g.s.cfg.Known(r)
+	s := g.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := s.cfg.MaxAssociations
+	if s.cfg.Known != nil && !known {
+		limit -= s.cfg.Reserve
+	}
+	switch {
+	case s.draining > 0:
+		return dul.RejectCongestion()
+	case s.total >= limit, s.perAE[r.CallingAE] >= s.cfg.MaxPerAE, s.perHost[g.host] >= s.cfg.MaxPerHost:
+		return dul.RejectLocalLimit()
+	}
+	s.total++
+	s.perAE[r.CallingAE]++
+	s.perHost[g.host]++
+	g.ae, g.inside = r.CallingAE, true
+	return nil
+}
+
+// leave gives the place back.
+func (g *gate) leave() {
+	if !g.inside {
+		return
+	}
+	g.inside = false
+	s := g.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	dec(s.perAE, g.ae)
+	dec(s.perHost, g.host)
+}
+
+func dec(m map[string]int, key string) {
+	if m[key]--; m[key] <= 0 {
+		delete(m, key)
+	}
+}
+
+// ended tells the handler about an association it accepted.
+func (g *gate) ended(err error) {
+	if g.decision.Rejection == nil && g.decision.Acceptance != nil && g.decision.Ended != nil {
+		g.decision.Ended(err)
+	}
+}
+
+func hostOf(conn net.Conn) string {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return a.IP.String()
+	}
+	return fmt.Sprint(conn.RemoteAddr())
+}
