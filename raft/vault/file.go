@@ -17,6 +17,8 @@ type cryptFile struct {
 	block cipher.Block // nil: a file whose Create never finished; it is empty and only read
 	pos   int64        // of Read and Write, in the body
 
+	scratch *sync.Pool // of *[scratchBytes]byte
+
 	// stream continues at streamPos, so that sequential writes need no new one.
 	stream    cipher.Stream
 	streamPos int64
@@ -53,7 +55,7 @@ func (f *cryptFile) Write(p []byte) (int, error) {
 	if f.stream == nil || f.streamPos != f.pos {
 		f.stream, f.streamPos = streamAt(f.block, f.pos), f.pos
 	}
-	return encryptTo(f.stream, p, func(sealed []byte) (int, error) {
+	return f.encryptTo(f.stream, p, func(sealed []byte) (int, error) {
 		f.streamPos += int64(len(sealed))
 		n, err := f.base.Write(sealed)
 		f.pos += int64(n)
@@ -67,19 +69,17 @@ func (f *cryptFile) WriteAt(p []byte, off int64) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	at := off + headerBytes
-	return encryptTo(streamAt(f.block, off), p, func(sealed []byte) (int, error) {
+	return f.encryptTo(streamAt(f.block, off), p, func(sealed []byte) (int, error) {
 		n, err := f.base.WriteAt(sealed, at)
 		at += int64(n)
 		return n, err
 	})
 }
 
-var scratch = sync.Pool{New: func() any { return new([scratchBytes]byte) }}
-
 // encryptTo hands p to write, encrypted, in pieces of at most scratchBytes.
-func encryptTo(stream cipher.Stream, p []byte, write func([]byte) (int, error)) (int, error) {
-	buf := scratch.Get().(*[scratchBytes]byte)
-	defer scratch.Put(buf)
+func (f *cryptFile) encryptTo(stream cipher.Stream, p []byte, write func([]byte) (int, error)) (int, error) {
+	buf := f.scratch.Get().(*[scratchBytes]byte)
+	defer f.scratch.Put(buf)
 	done := 0
 	for done < len(p) {
 		piece := p[done:min(done+scratchBytes, len(p))]

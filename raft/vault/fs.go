@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
 	"github.com/cockroachdb/errors/oserror"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -14,8 +15,9 @@ import (
 // cryptFS is the encrypting file system. Its methods are spelled out rather than embedded, so that
 // one which a later Pebble adds cannot slip past the encryption.
 type cryptFS struct {
-	base  vfs.FS
-	vault *Vault
+	base    vfs.FS
+	vault   *Vault
+	scratch sync.Pool // of *[scratchBytes]byte
 }
 
 var _ vfs.FS = (*cryptFS)(nil)
@@ -41,7 +43,7 @@ func (c *cryptFS) begin(f vfs.File, name string) (vfs.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin encrypted file: %w", err), f.Close(), c.base.Remove(name))
 	}
-	return &cryptFile{base: f, block: newBlock(&key)}, nil
+	return &cryptFile{base: f, block: newBlock(&key), scratch: &c.scratch}, nil
 }
 
 // ReuseForWrite never reuses: a key that has covered one content must not cover another.
@@ -116,7 +118,7 @@ func (c *cryptFS) resume(f vfs.File) (*cryptFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cryptFile{base: f, block: newBlock(&key)}, nil
+	return &cryptFile{base: f, block: newBlock(&key), scratch: &c.scratch}, nil
 }
 
 const fileMagic = "OSTVFILE"

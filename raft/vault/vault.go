@@ -163,6 +163,7 @@ func Open(cfg Config) (*Vault, error) {
 func newVault(cfg Config, keys keyring) *Vault {
 	v := &Vault{ring: cfg.Ring, keys: keys, random: randomness{source: cfg.Rand}}
 	v.fs = &cryptFS{base: cfg.FS, vault: v}
+	v.fs.scratch.New = func() any { return new([scratchBytes]byte) }
 	return v
 }
 
