@@ -20,6 +20,8 @@ type Codec struct {
 	mu      sync.Mutex
 	coders  map[place.Geometry]*stripe.Coder
 	buffers map[bufferShape]*stripe.Buffers
+
+	slabs slabs // has its own locks
 }
 
 type bufferShape struct {
