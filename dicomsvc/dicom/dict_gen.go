@@ -3,7 +3,7 @@
 package dicom
 
 // Tags of PS3.6 and PS3.7 by keyword. Repeating groups and elements (50XX, 60XX, 7FXX, 0020,31XX and the like) carry zeros
-// where the standard writes X.
+// where the standard writes X, those of group 0028 ones.
 const (
 	CommandGroupLength                                              Tag = 0x00000000 // (0000,0000) UL
 	AffectedSOPClassUID                                             Tag = 0x00000002 // (0000,0002) UI
@@ -2112,14 +2112,14 @@ const (
 	LongitudinalTemporalInformationModified                         Tag = 0x00280303 // (0028,0303) CS
 	ReferencedColorPaletteInstanceUID                               Tag = 0x00280304 // (0028,0304) UI
 	TransformLabel                                                  Tag = 0x00280400 // (0028,0400) LO, retired
-	RowsForNthOrderCoefficients                                     Tag = 0x00280400 // (0028,04X0) US, retired
-	ColumnsForNthOrderCoefficients                                  Tag = 0x00280401 // (0028,04X1) US, retired
 	TransformVersionNumber                                          Tag = 0x00280401 // (0028,0401) LO, retired
-	CoefficientCoding                                               Tag = 0x00280402 // (0028,04X2) LO, retired
 	NumberOfTransformSteps                                          Tag = 0x00280402 // (0028,0402) US, retired
-	CoefficientCodingPointers                                       Tag = 0x00280403 // (0028,04X3) AT, retired
 	SequenceOfCompressedData                                        Tag = 0x00280403 // (0028,0403) LO, retired
 	DetailsOfCoefficients                                           Tag = 0x00280404 // (0028,0404) AT, retired
+	RowsForNthOrderCoefficients                                     Tag = 0x00280410 // (0028,04X0) US, retired
+	ColumnsForNthOrderCoefficients                                  Tag = 0x00280411 // (0028,04X1) US, retired
+	CoefficientCoding                                               Tag = 0x00280412 // (0028,04X2) LO, retired
+	CoefficientCodingPointers                                       Tag = 0x00280413 // (0028,04X3) AT, retired
 	DCTLabel                                                        Tag = 0x00280700 // (0028,0700) LO, retired
 	DataBlockDescription                                            Tag = 0x00280701 // (0028,0701) CS, retired
 	DataBlock                                                       Tag = 0x00280702 // (0028,0702) AT, retired
@@ -2129,11 +2129,11 @@ const (
 	ZonalMapFormat                                                  Tag = 0x00280722 // (0028,0722) US, retired
 	AdaptiveMapFormat                                               Tag = 0x00280730 // (0028,0730) US, retired
 	CodeNumberFormat                                                Tag = 0x00280740 // (0028,0740) US, retired
-	CodeLabel                                                       Tag = 0x00280800 // (0028,08X0) CS, retired
-	NumberOfTables                                                  Tag = 0x00280802 // (0028,08X2) US, retired
-	CodeTableLocation                                               Tag = 0x00280803 // (0028,08X3) AT, retired
-	BitsForCodeWord                                                 Tag = 0x00280804 // (0028,08X4) US, retired
-	ImageDataLocation                                               Tag = 0x00280808 // (0028,08X8) AT, retired
+	CodeLabel                                                       Tag = 0x00280810 // (0028,08X0) CS, retired
+	NumberOfTables                                                  Tag = 0x00280812 // (0028,08X2) US, retired
+	CodeTableLocation                                               Tag = 0x00280813 // (0028,08X3) AT, retired
+	BitsForCodeWord                                                 Tag = 0x00280814 // (0028,08X4) US, retired
+	ImageDataLocation                                               Tag = 0x00280818 // (0028,08X8) AT, retired
 	PixelSpacingCalibrationType                                     Tag = 0x00280A02 // (0028,0A02) CS
 	PixelSpacingCalibrationDescription                              Tag = 0x00280A04 // (0028,0A04) LO
 	PixelIntensityRelationship                                      Tag = 0x00281040 // (0028,1040) CS
@@ -7264,14 +7264,14 @@ var dictionary = [...]entry{
 	{0x00280303, CS, false, "LongitudinalTemporalInformationModified"},
 	{0x00280304, UI, false, "ReferencedColorPaletteInstanceUID"},
 	{0x00280400, LO, false, "TransformLabel"},
-	{0x00280400, US, false, "RowsForNthOrderCoefficients"},
-	{0x00280401, US, false, "ColumnsForNthOrderCoefficients"},
 	{0x00280401, LO, false, "TransformVersionNumber"},
-	{0x00280402, LO, false, "CoefficientCoding"},
 	{0x00280402, US, false, "NumberOfTransformSteps"},
-	{0x00280403, AT, false, "CoefficientCodingPointers"},
 	{0x00280403, LO, false, "SequenceOfCompressedData"},
 	{0x00280404, AT, false, "DetailsOfCoefficients"},
+	{0x00280410, US, false, "RowsForNthOrderCoefficients"},
+	{0x00280411, US, false, "ColumnsForNthOrderCoefficients"},
+	{0x00280412, LO, false, "CoefficientCoding"},
+	{0x00280413, AT, false, "CoefficientCodingPointers"},
 	{0x00280700, LO, false, "DCTLabel"},
 	{0x00280701, CS, false, "DataBlockDescription"},
 	{0x00280702, AT, false, "DataBlock"},
@@ -7281,11 +7281,11 @@ var dictionary = [...]entry{
 	{0x00280722, US, false, "ZonalMapFormat"},
 	{0x00280730, US, false, "AdaptiveMapFormat"},
 	{0x00280740, US, false, "CodeNumberFormat"},
-	{0x00280800, CS, false, "CodeLabel"},
-	{0x00280802, US, false, "NumberOfTables"},
-	{0x00280803, AT, false, "CodeTableLocation"},
-	{0x00280804, US, false, "BitsForCodeWord"},
-	{0x00280808, AT, false, "ImageDataLocation"},
+	{0x00280810, CS, false, "CodeLabel"},
+	{0x00280812, US, false, "NumberOfTables"},
+	{0x00280813, AT, false, "CodeTableLocation"},
+	{0x00280814, US, false, "BitsForCodeWord"},
+	{0x00280818, AT, false, "ImageDataLocation"},
 	{0x00280A02, CS, false, "PixelSpacingCalibrationType"},
 	{0x00280A04, LO, false, "PixelSpacingCalibrationDescription"},
 	{0x00281040, CS, false, "PixelIntensityRelationship"},
@@ -10349,8 +10349,8 @@ var byKeyword = [...]uint16{
 	4405, 4406, 4402, 4401, 2374, 2373, 2372, 597, 2381, 4385, 2798, 1279, 1316, 1278, 1315, 1200,
 	1225, 777, 3510, 4671, 424, 432, 431, 407, 408, 429, 428, 411, 412, 406, 414, 416,
 	419, 418, 422, 3173, 2125, 126, 2124, 2127, 122, 124, 140, 138, 141, 139, 131, 142,
-	134, 136, 132, 125, 2111, 2113, 5144, 5143, 5142, 3023, 3750, 910, 1012, 1015, 1013, 1011,
-	1408, 911, 1014, 654, 653, 655, 3749, 2188, 976, 1432, 2082, 2907, 2054, 2109, 4824, 8,
+	134, 136, 132, 125, 2114, 2115, 5144, 5143, 5142, 3023, 3750, 910, 1012, 1015, 1013, 1011,
+	1408, 911, 1014, 654, 653, 655, 3749, 2188, 976, 1432, 2082, 2907, 2054, 2113, 4824, 8,
 	3, 0, 1964, 2481, 2468, 2491, 3229, 4628, 4417, 4242, 4624, 4422, 4627, 4412, 4239, 4625,
 	4420, 4413, 4238, 4243, 4244, 4626, 4419, 4241, 4237, 4629, 4630, 4246, 4245, 4249, 4248, 2710,
 	2711, 322, 3634, 3636, 3635, 3637, 3639, 3638, 3633, 3632, 3389, 441, 440, 439, 3631, 449,
@@ -10377,7 +10377,7 @@ var byKeyword = [...]uint16{
 	1397, 1396, 1398, 1395, 1204, 1203, 1207, 1205, 1206, 3770, 3767, 3772, 250, 3066, 3064, 1782,
 	3182, 3183, 162, 160, 426, 427, 570, 3593, 4777, 4098, 4520, 4522, 4521, 4046, 4524, 4523,
 	4100, 4039, 4102, 4525, 4040, 4042, 4145, 4587, 4588, 4923, 3565, 4144, 4986, 4519, 1059, 1811,
-	1806, 4193, 1549, 1925, 324, 4808, 269, 317, 3623, 3144, 3822, 2115, 1126, 1493, 1492, 1131,
+	1806, 4193, 1549, 1925, 324, 4808, 269, 317, 3623, 3144, 3822, 2111, 1126, 1493, 1492, 1131,
 	1132, 1130, 1125, 1127, 5035, 1113, 1116, 1117, 1128, 3022, 1129, 1517, 4969, 1119, 2966, 1485,
 	1486, 3017, 1134, 1133, 1118, 1544, 1476, 3930, 989, 990, 1114, 503, 1124, 1115, 2964, 1487,
 	1488, 1489, 975, 4815, 4817, 4816, 2927, 2918, 2919, 805, 4845, 4833, 2916, 4511, 4512, 4513,
@@ -10473,7 +10473,7 @@ var byKeyword = [...]uint16{
 	4640, 3245, 3483, 4911, 1528, 1232, 4438, 4206, 2243, 1923, 2910, 2952, 4482, 4598, 1692, 1691,
 	1690, 4661, 797, 2968, 5055, 1009, 3428, 4387, 2979, 4638, 4613, 4591, 4531, 4659, 4445, 4432,
 	64, 18, 2975, 5071, 4475, 3480, 1695, 2987, 273, 211, 1694, 1693, 1529, 3086, 3072, 1105,
-	2726, 1108, 2725, 2126, 1675, 2990, 2983, 982, 5006, 2112, 2994, 3094, 3482, 277, 1960, 3371,
+	2726, 1108, 2725, 2126, 1675, 2990, 2983, 982, 5006, 2109, 2994, 3094, 3482, 277, 1960, 3371,
 	21, 2365, 2366, 4611, 4219, 1210, 2692, 2690, 2933, 1935, 2930, 2934, 2943, 2947, 647, 646,
 	645, 648, 5012, 5018, 4976, 5014, 5013, 5033, 2640, 2651, 1405, 1580, 1437, 2896, 2895, 3361,
 	3686, 2671, 2627, 2680, 3678, 4001, 3677, 2628, 2708, 2717, 2709, 2707, 2681, 2675, 2718, 2648,
@@ -10557,7 +10557,7 @@ var byKeyword = [...]uint16{
 	2137, 2138, 2962, 1237, 2358, 1284, 1744, 1261, 1276, 1262, 1277, 1743, 1746, 1740, 152, 403,
 	401, 402, 2570, 4966, 4958, 4939, 4940, 1982, 193, 2012, 2011, 1900, 102, 2746, 2745, 258,
 	4786, 4787, 4788, 1323, 1801, 2787, 4925, 4927, 4932, 4926, 3280, 886, 2976, 1031, 892, 3305,
-	2974, 5023, 5024, 2339, 4993, 4999, 4974, 4994, 4977, 4992, 4998, 2081, 2908, 2053, 2108, 3735,
+	2974, 5023, 5024, 2339, 4993, 4999, 4974, 4994, 4977, 4992, 4998, 2081, 2908, 2053, 2112, 3735,
 	964, 3597, 5042, 3704, 3703, 75, 108, 251, 3702, 77, 1678, 2598, 3012, 4108, 4109, 4110,
 	4111, 5072, 2045, 2046, 2367, 3380, 703, 1175, 889, 3929, 959, 4426, 757, 1928, 599, 3007,
 	4479, 4049, 4477, 4474, 4476, 4478, 4481, 4472, 4473, 3926, 3927, 5019, 957, 598, 755, 4480,
@@ -10570,7 +10570,7 @@ var byKeyword = [...]uint16{
 	4826, 2161, 3061, 3884, 3883, 1887, 1888, 3446, 3447, 3448, 3432, 3684, 3683, 3445, 3442, 3450,
 	3476, 3449, 3466, 3451, 3468, 3470, 3452, 3454, 3456, 3453, 3467, 3455, 3469, 3477, 3457, 3458,
 	3460, 3473, 3474, 3462, 3478, 3443, 3583, 3444, 3459, 3463, 3475, 3471, 3461, 3465, 3472, 3464,
-	3479, 3433, 664, 32, 35, 692, 1065, 1543, 665, 2010, 504, 507, 5149, 759, 2114, 1066,
+	3479, 3433, 664, 32, 35, 692, 1065, 1543, 665, 2010, 504, 507, 5149, 759, 2110, 1066,
 	756, 2634, 83, 218, 219, 1679, 1647, 1649, 90, 3008, 2354, 2352, 1505, 4336, 4335, 4337,
 	4333, 4334, 4491, 4338, 4331, 4332, 3381, 3291, 3289, 3290, 3302, 3288, 3317, 5080, 704, 4329,
 	4328, 4330, 4326, 4327, 3738, 3739, 3386, 1993, 1992, 1995, 1994, 3661, 3662, 3540, 3538, 3536,
@@ -10609,7 +10609,7 @@ var byKeyword = [...]uint16{
 	1843, 1839, 609, 4251, 4252, 1325, 4236, 4415, 1058, 2475, 3852, 212, 2878, 2911, 2880, 2879,
 	4770, 5034, 4370, 5073, 2474, 4226, 3135, 3125, 3131, 3130, 3129, 3128, 3124, 3133, 3136, 3127,
 	3062, 3063, 195, 196, 259, 1561, 1560, 1046, 1082, 1559, 1047, 287, 297, 296, 286, 295,
-	294, 1573, 1556, 1578, 1083, 28, 4400, 4399, 495, 2107, 496, 497, 2110, 1914, 1913, 498,
+	294, 1573, 1556, 1578, 1083, 28, 4400, 4399, 495, 2107, 496, 497, 2108, 1914, 1913, 498,
 	600, 601, 1197, 952, 1198, 531, 561, 1236, 5032, 1518, 3021, 4455, 4031, 4032, 4122, 4674,
 	4218, 4584, 4199, 4344, 4579, 4535, 4537, 4536, 4533, 4589, 4129, 4675, 4092, 4028, 4029, 4666,
 	4906, 4907, 4924, 4131, 4116, 4051, 4085, 4909, 4034, 4681, 4033, 4123, 4573, 4684, 4683, 4701,

@@ -11,7 +11,8 @@ import (
 
 // Encode appends the data set in the transfer syntax to dst: defined lengths, elements in ascending order, no group lengths (PS3.5 7.2)
 // save in groups 0000 and 0002, where it is made exact. Text stays in the data set's own character set. Values over 64 KiB whose VR has 16-bit
-// lengths become UN (PS3.5 6.2.2). Fails with ErrNotLoaded for an element whose value is Bulk and ErrLimit for nesting beyond 64.
+// lengths become UN (PS3.5 6.2.2). Fails with ErrNotLoaded for an element whose value is Bulk, ErrLimit for nesting beyond 64, and ErrMalformed for
+// a value under a sequence's tag that Implicit VR could not express.
 func (d *Dataset) Encode(dst []byte, syntax string) ([]byte, error) {
 	syn := SyntaxOf(syntax)
 	e := encoder{explicit: syn.Explicit, big: syn.BigEndian}
@@ -119,6 +120,9 @@ func (e encoder) element(dst []byte, el *Element, depth int) ([]byte, error) {
 	if !vr.known() {
 		vr = UN
 	}
+	if !e.explicit && n > 0 && VROf(el.Tag) == SQ {
+		return dst, fmt.Errorf("encode element %v in Implicit VR: it holds no sequence though its tag is one: %w", el.Tag, ErrMalformed)
+	}
 	header := vr
 	if e.explicit && !vr.long() && n > math.MaxUint16 {
 		header = UN
@@ -137,7 +141,13 @@ func (e encoder) element(dst []byte, el *Element, depth int) ([]byte, error) {
 }
 
 func (e encoder) sequence(dst []byte, el *Element, depth int) ([]byte, error) {
-	dst = AppendElementHeader(dst, e.explicit, e.big, el.Tag, SQ, 0)
+	// Without VRs only an undefined length tells a reader that a tag he does not know holds a sequence.
+	open := !e.explicit && VROf(el.Tag) != SQ
+	length := uint32(0)
+	if open {
+		length = undefinedLength
+	}
+	dst = AppendElementHeader(dst, e.explicit, e.big, el.Tag, SQ, length)
 	start := len(dst)
 	for _, item := range el.Items {
 		dst = e.tag(dst, Item)
@@ -148,6 +158,9 @@ func (e encoder) sequence(dst []byte, el *Element, depth int) ([]byte, error) {
 			return dst, err
 		}
 		e.patch(dst, at)
+	}
+	if open {
+		return AppendElementHeader(dst, false, e.big, SequenceDelimitationItem, 0, 0), nil
 	}
 	if int64(len(dst)-start) > math.MaxUint32-1 {
 		return dst, fmt.Errorf("encode element %v: sequence of 4 GiB: %w", el.Tag, ErrLimit)

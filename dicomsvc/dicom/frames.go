@@ -181,7 +181,10 @@ func ParseFrameTable(b []byte) (*FrameTable, error) {
 		}
 		return t, nil
 	}
-	if t.list = c.list; t.count > len(t.list) || !t.index() {
+	if len(c.list) > 0 {
+		t.list = c.list
+	}
+	if t.count > len(t.list) || !t.index() {
 		return nil, bad
 	}
 	return t, nil

@@ -103,7 +103,11 @@ func dictionary(list []attribute) {
 		if a.VR == "" || a.VR == "See Note 2" && a.Keyword == "" {
 			continue
 		}
-		hex := strings.NewReplacer("(", "", ")", "", ",", "", "X", "0").Replace(a.Tag)
+		x := "0"
+		if strings.HasPrefix(a.Tag, "(0028") {
+			x = "1" // (0028,0400) is an attribute of its own beside (0028,04X0)
+		}
+		hex := strings.NewReplacer("(", "", ")", "", ",", "", "X", x).Replace(a.Tag)
 		n, err := strconv.ParseUint(hex, 16, 32)
 		if err != nil {
 			log.Fatalf("tag %q: %v", a.Tag, err)
@@ -125,7 +129,7 @@ func dictionary(list []attribute) {
 
 	var b bytes.Buffer
 	header(&b)
-	b.WriteString("// Tags of PS3.6 and PS3.7 by keyword. Repeating groups and elements (50XX, 60XX, 7FXX, 0020,31XX and the like) carry zeros\n// where the standard writes X.\nconst (\n")
+	b.WriteString("// Tags of PS3.6 and PS3.7 by keyword. Repeating groups and elements (50XX, 60XX, 7FXX, 0020,31XX and the like) carry zeros\n// where the standard writes X, those of group 0028 ones.\nconst (\n")
 	for _, r := range rows {
 		if r.keyword != "" {
 			fmt.Fprintf(&b, "%s Tag = 0x%08X // %s\n", r.keyword, r.tag, r.comment)

@@ -82,7 +82,7 @@ func (p *jsonParser) members(depth int, parent *Dataset) (*Dataset, error) {
 			return nil, err
 		}
 		tag, ok := ParseTag(key)
-		if !ok || len(key) != 8 {
+		if !ok || len(key) != 8 || tag.Group() == 0xFFFE {
 			return nil, p.bad("a key is no tag of eight hexadecimal digits")
 		}
 		if p.elements++; p.elements > p.lim.Elements {

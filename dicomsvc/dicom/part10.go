@@ -29,7 +29,7 @@ func ReadPart10(r io.Reader) (meta *Dataset, syntax string, body io.Reader, err 
 	}
 	syntax = meta.String(TransferSyntaxUID)
 	if syntax == "" {
-		if syntax, err = sniff(br); err != nil {
+		if syntax, err = sniff(br, meta.Len() > 0); err != nil {
 			return nil, "", nil, err
 		}
 	}
@@ -108,7 +108,11 @@ func metaHeader(br *bufio.Reader) (header, int, error) {
 	h := header{tag: NewTag(2, binary.LittleEndian.Uint16(b[2:])), vr: VR(b[4])<<8 | VR(b[5])}
 	switch {
 	case !letters(b[4], b[5]):
+		// Implicit VR, or a VR so wrong that only the 16-bit length after it makes sense.
 		h.vr, h.length, h.size = VROf(h.tag), binary.LittleEndian.Uint32(b[4:]), 8
+		if h.length > metaBytesMax {
+			h.length = uint32(binary.LittleEndian.Uint16(b[6:]))
+		}
 	case h.vr.long() || !h.vr.known():
 		if len(b) < 12 {
 			return h, 0, metaError(h.tag, io.ErrUnexpectedEOF)
@@ -131,12 +135,16 @@ func metaError(tag Tag, err error) error {
 	return readError(e, err)
 }
 
-// sniff guesses the transfer syntax of a data set from its first element, whose group is small in every data set that begins as it should.
-func sniff(br *bufio.Reader) (string, error) {
+// sniff guesses the transfer syntax of a data set from its first element, whose group is small in every data set that
+// begins as it should. begun says that some meta information was there.
+func sniff(br *bufio.Reader, begun bool) (string, error) {
 	b, err := br.Peek(8)
 	if len(b) < 8 {
 		if err != nil && err != io.EOF {
 			return "", readError(&ParseError{What: "first element"}, err)
+		}
+		if begun {
+			return "", &ParseError{Kind: ErrTruncated, What: "file ends inside the meta information"}
 		}
 		return "", &ParseError{Kind: ErrNotDICOM, What: "no data set"}
 	}

@@ -155,7 +155,7 @@ func lookup(tag Tag) *entry {
 	return nil
 }
 
-// masked zeroes the digits that PS3.6 writes as X (PS3.5 7.6).
+// masked gives the digits that PS3.6 writes as X the value they have in the dictionary (PS3.5 7.6).
 func masked(tag Tag) Tag {
 	switch g := tag.Group(); {
 	case tag.IsPrivate():
@@ -165,7 +165,7 @@ func masked(tag Tag) Tag {
 	case g == 0x0020 && tag.Element()>>8 == 0x31:
 		return tag & 0xFFFFFF00
 	case g == 0x0028 && (tag.Element()>>8 == 0x04 || tag.Element()>>8 == 0x08):
-		return tag & 0xFFFFFF0F
+		return tag&0xFFFFFF0F | 0x10
 	case g == 0x1000:
 		return tag & 0xFFFF000F
 	case g == 0x1010:
