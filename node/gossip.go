@@ -28,6 +28,7 @@ const (
 	gossipProbe       = 400 * time.Millisecond
 	gossipSuspicion   = 3 // probe intervals in which a suspected node may speak up
 	gossipUnconfirmed = 2 // times that, while no second node has confirmed the suspicion
+	gossipSilence     = 2 // probe intervals without a packet before a node that memberlist gave up is down
 	gossipStreamTime  = 3 * time.Second
 	gossipPushPull    = 15 * time.Second
 	gossipTick        = time.Second
@@ -68,6 +69,10 @@ type GossipMember struct {
 	GossipInfo
 	Alive bool
 	Since time.Time // of Alive's last change, by this node's clock
+
+	doubted bool // memberlist gave the node up, but its packets still arrive
+	packets uint64
+	heard   time.Time // when packets changed last
 }
 
 // GossipEventKind says what happened to a node.
@@ -105,7 +110,8 @@ type GossipConfig struct {
 }
 
 // Gossip tells which nodes are alive. It rides on the link: packets are its datagrams, state exchanges its streams, so
-// everybody who gossips has a certificate of the ring. When a node is found dead its connections are closed (link.MarkDown), so
+// everybody who gossips has a certificate of the ring. memberlist's verdict is checked against the link's: a node whose packets still
+// arrive is slow, not dead. When a node is found dead its connections are closed (link.MarkDown), so
 // that nothing waits for it. Everything it says is a hint about liveness, never a decision about membership. All
 // methods are safe for concurrent use.
 type Gossip struct {
@@ -160,8 +166,9 @@ func OpenGossip(cfg GossipConfig) (*Gossip, error) {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
 	g.list = list
-	g.wg.Go(g.deliver)  // both end with g.ctx
+	g.wg.Go(g.deliver)  // all three end with g.ctx
 	g.wg.Go(g.maintain) //
+	g.wg.Go(g.listen)   //
 	return g, nil
 }
 
@@ -245,6 +252,14 @@ func (g *Gossip) Alive(node place.NodeID) bool {
 	defer g.mu.Unlock()
 	m := g.members[node]
 	return m != nil && m.Alive
+}
+
+// trusts reports whether a node is alive beyond doubt.
+func (g *Gossip) trusts(node place.NodeID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.members[node]
+	return m != nil && m.Alive && !m.doubted
 }
 
 // Free returns what a node last said about its free bytes; 0 when not known.
@@ -350,7 +365,7 @@ func (g *Gossip) rejoin() {
 		return
 	}
 	for _, node := range g.cfg.Peers() {
-		if node == g.cfg.Self.Node || g.Alive(node) || !g.mayTry(node) {
+		if node == g.cfg.Self.Node || g.trusts(node) || !g.mayTry(node) {
 			continue
 		}
 		g.spawn(func() { // bounded by gossipStreamTime; one at a time for each node
@@ -402,6 +417,32 @@ func (g *Gossip) deliver() {
 	}
 }
 
+// listen notes from whom packets arrive, and gives up doubted nodes that have fallen silent.
+func (g *Gossip) listen() {
+	tick := time.NewTicker(g.cfg.Probe / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-g.ctx.Done():
+			return
+		}
+		g.mu.Lock()
+		for node, m := range g.members {
+			if n := g.cfg.Link.PacketsReceived(node); n != m.packets {
+				m.packets = n
+				if n != 0 {
+					m.heard = time.Now()
+				}
+			}
+			if m.doubted && time.Since(m.heard) >= gossipSilence*g.cfg.Probe {
+				g.turn(m, GossipDown)
+			}
+		}
+		g.mu.Unlock()
+	}
+}
+
 // note enters what memberlist says about a node. It runs under memberlist's lock: no call back into it.
 func (g *Gossip) note(n *memberlist.Node, kind GossipEventKind) {
 	info, err := decodeGossipInfo(n.Meta)
@@ -416,13 +457,26 @@ func (g *Gossip) note(n *memberlist.Node, kind GossipEventKind) {
 		g.members[info.Node] = m
 	}
 	m.GossipInfo = info
+	switch {
+	case kind == GossipDown && time.Since(m.heard) < gossipSilence*g.cfg.Probe:
+		m.doubted = true // listen decides
+		return
+	case kind == GossipUp && m.doubted:
+		kind = GossipChanged // nobody was told that it was down
+	}
+	g.turn(m, kind)
+}
+
+// turn enters a change and queues its event. mu is held.
+func (g *Gossip) turn(m *GossipMember, kind GossipEventKind) {
+	m.doubted = false
 	if alive := kind != GossipDown; alive != m.Alive {
 		m.Alive, m.Since = alive, time.Now()
 	}
 	if len(g.events) == gossipEventsMax {
 		g.events = slices.Delete(g.events, 0, 1)
 	}
-	g.events = append(g.events, GossipEvent{Kind: kind, Info: info})
+	g.events = append(g.events, GossipEvent{Kind: kind, Info: m.GossipInfo})
 	select {
 	case g.wake <- struct{}{}:
 	default:

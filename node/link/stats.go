@@ -61,6 +61,24 @@ func (l *Link) Stats() Stats {
 	return s
 }
 
+// PacketsReceived returns a number that changes whenever a packet of a node has come in over a live connection: proof that
+// it runs. It is 0 without a connection.
+func (l *Link) PacketsReceived(node place.NodeID) uint64 {
+	l.mu.Lock()
+	var all []*conn
+	if p := l.peers[node]; p != nil {
+		all = p.all()
+	}
+	l.mu.Unlock()
+	var sum uint64
+	for _, c := range all {
+		if c.alive() {
+			sum += c.q.ConnectionStats().PacketsReceived
+		}
+	}
+	return sum
+}
+
 // RTT returns the smoothed round-trip time to a node, false when no connection to it is open.
 func (l *Link) RTT(node place.NodeID) (time.Duration, bool) {
 	l.mu.Lock()
