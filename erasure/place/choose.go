@@ -32,8 +32,8 @@ func Choose(nodes []Node, want Survive, seed []byte) (Plan, error) {
 		Placement: p,
 		Wanted:    want,
 		Survives:  Survives(shape.code, p, nil),
-		Fallback:  shape.code != ideal.code || met != want,
 	}
+	plan.Fallback = shape.code != ideal.code || !plan.Survives.Meets(want)
 	plan.Why = why(plan, ideal, met, all)
 	return plan, nil
 }
@@ -264,10 +264,9 @@ func why(p Plan, ideal shape, met Survive, all []site) string {
 	if met != p.Wanted {
 		fmt.Fprintf(&b, "; the ring cannot survive %s: %s", p.Wanted.Phrase(), missing(all, p.Wanted))
 	}
-	if p.Geometry == ideal.code {
-		return b.String()
+	if down := downPhrase(all); down != "" && (p.Geometry != ideal.code || !p.Survives.Meets(met)) {
+		fmt.Fprintf(&b, "; %s would be used with every node up; down: %s", ideal.code.Phrase(), down)
 	}
-	fmt.Fprintf(&b, "; %s would be used with every node up; down: %s", ideal.code.Phrase(), downPhrase(all))
 	if !p.Survives.Meets(met) {
 		fmt.Fprintf(&b, "; sealed again when the ring can survive %s", met.Phrase())
 	}
