@@ -41,6 +41,7 @@ const (
 	PrincipalAE                          // a DICOM application entity
 	PrincipalToken                       // the subject of an access token
 	PrincipalPerson                      // a signed-in person
+	PrincipalAnonymous                   // somebody on this machine, unnamed
 )
 
 // Principal is on whose behalf a command is proposed or a read is made. The catalog records it and

@@ -1,0 +1,34 @@
+package dicomsvc
+
+import "time"
+
+const (
+	// offerEvery and offerItemsMax batch the catalog entries of fresh instances (design §4): one Raft
+	// entry carries what arrived in that time.
+	offerEvery    = 50 * time.Millisecond
+	offerItemsMax = 256
+	// partnerOfferAfter is how long the second holder leaves the offer to the receiver.
+	partnerOfferAfter = 2 * time.Second
+	// offerTimeout bounds one proposal; without a quorum the offers are made again.
+	offerTimeout = 10 * time.Second
+	// offerRetryMax is the longest pause between offers while there is no quorum.
+	offerRetryMax = 2 * time.Second
+	// pendingItemsMax is how many entries wait in memory; the rest are read from the journal again when
+	// their turn comes, so that an island's backlog costs tens of bytes an instance.
+	pendingItemsMax = 8192
+	// headerSpillMax bounds what Put holds of an object before it knows the study: the scanner's own
+	// header budget and one read-ahead.
+	headerSpillMax = 17 << 20
+	// manifestCacheBytes bounds the decoded manifests kept for metadata requests.
+	manifestCacheBytes = 32 << 20
+	// sealTick is how often due studies are looked for.
+	sealTick = time.Second
+	// sealTimeout bounds one sealing attempt; a 1 GiB pack over a 20 Mbit/s line takes 7 minutes.
+	sealTimeout = 30 * time.Minute
+	// staleEncode is when another node may abort an encode whose sealer is gone.
+	staleEncode = 2 * time.Minute
+	// releaseTick is how often journal records are compared with the applied catalog.
+	releaseTick = 2 * time.Second
+	// selectionMax bounds the unique keys of one retrieve request.
+	selectionMax = 10000
+)

@@ -1,0 +1,96 @@
+package dicomsvc
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"osteon/raft/catalog"
+)
+
+// overlayCache keeps one reader that sees the applied catalog and, as if applied, what waits in the
+// pending set. It is rebuilt when either moved on.
+type overlayCache struct {
+	mu sync.Mutex
+
+	current *overlay
+}
+
+// overlay is a shared reader; the last user closes it.
+type overlay struct {
+	reader     *catalog.Reader
+	generation uint64
+	applied    uint64
+	users      int
+}
+
+// reader returns the catalog as this node knows it: the local replica plus what this node holds and the
+// ring has not applied (design P6). The caller calls done when its reads have ended.
+func (a *Archive) reader() (r *catalog.Reader, done func(), err error) {
+	if a.pending.size() == 0 {
+		return a.catalog.Reader, func() {}, nil
+	}
+	c := &a.overlay
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	applied := a.catalog.Applied()
+	items, generation := a.pending.items()
+	if c.current == nil || c.current.generation != generation || c.current.applied != applied {
+		reader, err := a.catalog.With(items)
+		if err != nil {
+			return nil, nil, err
+		}
+		c.replace(&overlay{reader: reader, generation: generation, applied: applied, users: 1})
+	}
+	o := c.current
+	o.users++
+	return o.reader, func() { c.leave(o) }, nil
+}
+
+// replace makes o the current overlay; mu is held. The cache itself counts as a user.
+func (c *overlayCache) replace(o *overlay) {
+	if c.current != nil {
+		c.unuse(c.current)
+	}
+	c.current = o
+}
+
+func (c *overlayCache) unuse(o *overlay) {
+	if o.users--; o.users == 0 {
+		o.reader.Close()
+	}
+}
+
+func (c *overlayCache) leave(o *overlay) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unuse(o)
+}
+
+func (c *overlayCache) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.replace(nil)
+}
+
+// locate returns all versions of one instance, the served one first. ErrNotFound when there is none.
+func (a *Archive) locate(ctx context.Context, sopInstanceUID string) ([]catalog.Located, error) {
+	if len(a.pending.instance(sopInstanceUID)) == 0 {
+		return located(a.catalog.Locate(ctx, sopInstanceUID))
+	}
+	r, done, err := a.reader()
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return located(r.Locate(ctx, sopInstanceUID))
+}
+
+func located(list []catalog.Located, err error) ([]catalog.Located, error) {
+	switch {
+	case errors.Is(err, catalog.ErrNotFound) || err == nil && len(list) == 0:
+		return nil, ErrNotFound
+	default:
+		return list, err
+	}
+}

@@ -1,0 +1,27 @@
+package erasure
+
+import "time"
+
+const (
+	// partnerChunkBytes is how much of an object travels to a partner in one frame: large enough that
+	// framing and wake-ups cost nothing beside the copy, small enough that a slow partner holds little.
+	partnerChunkBytes = 128 << 10
+	// partnerQueueChunks bounds what waits for a partner: 1 MiB an association.
+	partnerQueueChunks = 8
+	// noteBytesMax bounds the note that travels with a commit; the journal's own limit is the same.
+	noteBytesMax = 256 << 10
+	// partnerIdleStreamsMax bounds the streams kept open to one peer for the next object.
+	partnerIdleStreamsMax = 16
+	// suspectFor is how long a peer that failed or stalled is asked last: a little longer than gossip
+	// takes to notice that it is gone.
+	suspectFor = 5 * time.Second
+	// localCommitMax bounds the wait for this node's own disk; beyond it the sender is told to retry
+	// (P2: no single fault delays a response by more than 5 s).
+	localCommitMax = 4 * time.Second
+	// appendIdle bounds the silence of a sender in the middle of an object at the receiving holder.
+	appendIdle = 30 * time.Second
+	// readIdle bounds the wait for the next bytes of a remote read before another holder is tried.
+	readIdle = 5 * time.Second
+	// remoteTextMax bounds an error text that a peer sends.
+	remoteTextMax = 1 << 10
+)

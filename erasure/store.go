@@ -1,0 +1,262 @@
+package erasure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"osteon/erasure/journal"
+	"osteon/erasure/place"
+	"osteon/node/link"
+	"osteon/raft/vault"
+)
+
+// Mesh is what the store needs of the link between nodes.
+type Mesh interface {
+	OpenStream(ctx context.Context, node place.NodeID, class link.Class, kind link.Kind) (link.Stream, error)
+	Handle(kind link.Kind, handler func(context.Context, link.Stream))
+}
+
+// Generations is the fsynced index of which placement generation each held shard belongs to.
+type Generations interface {
+	// Hold records that shard index of encode is held for the pack's placement generation; it fails
+	// when a newer generation is on record.
+	Hold(pack place.PackID, encode place.EncodeID, index int, generation uint64) error
+	// Check fails when a newer generation than the given one is on record.
+	Check(pack place.PackID, encode place.EncodeID, index int, generation uint64) error
+	// Forget drops the record of a removed shard.
+	Forget(pack place.PackID, encode place.EncodeID, index int) error
+}
+
+// Degraded is what to do when no other site takes a copy in time.
+type Degraded string
+
+const (
+	// AckLocal acknowledges two copies at this site and marks the instance spooled. The default.
+	AckLocal Degraded = "local"
+	// AckRefuse refuses the instance.
+	AckRefuse Degraded = "refuse"
+)
+
+// Ack is the acknowledgement rule (design P1). The zero value is the default rule.
+type Ack struct {
+	// Wait bounds the wait for another site after the last byte. Default 2 s.
+	Wait time.Duration
+	// SecondAfter is when a second partner is tried. Default 500 ms.
+	SecondAfter time.Duration
+	// Degraded decides when no other site answers. Default AckLocal.
+	Degraded Degraded
+	// Single acknowledges a single copy where no other node answers.
+	Single bool
+}
+
+// Config is what a Store is opened with. FS is plain: journal and packs encrypt what they write.
+type Config struct {
+	FS      vfs.FS
+	Dir     string // holds journal/ and shards/
+	Ring    place.RingID
+	Self    place.NodeID
+	Site    place.SiteID
+	Disk    place.DiskID
+	Vault   *vault.Vault
+	Mesh    Mesh // nil: a node alone
+	Shards  Generations
+	Ack     Ack
+	Journal JournalLimits
+	// Topology returns the ring's data nodes as seen from here, this one included.
+	Topology func() []place.Node
+	// Held is told of every object that this node committed for another; it must not block.
+	Held func(key journal.Key, note []byte, from place.NodeID)
+	// BadShard is told of every shard that failed a check or could not be read; it must not block.
+	BadShard func(pack place.PackID, index int, err error)
+
+	Now  func() time.Time
+	Rand io.Reader
+	Log  *slog.Logger
+}
+
+// JournalLimits are the sizes of the journal; zero means the journal's defaults.
+type JournalLimits struct {
+	SegmentBytes int64
+	HotBytes     int64
+}
+
+// Store is the node's blob store: its journal, its shards, and their peers' by the link. It is safe for
+// concurrent use.
+type Store struct {
+	cfg     Config
+	journal *journal.Journal
+	chunks  chunkPool
+	streams streamPool
+	codec   Codec
+	paces   paces
+	running sync.WaitGroup
+	closed  atomic.Bool
+
+	mu       sync.Mutex
+	suspects map[place.NodeID]time.Time // asked last until then
+}
+
+var noDeadline time.Time
+
+// Open replays the journal and registers the peer protocol with the mesh. The caller closes the store
+// after the mesh stopped calling it.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Ack.Wait == 0 {
+		cfg.Ack.Wait = 2 * time.Second
+	}
+	if cfg.Ack.SecondAfter == 0 {
+		cfg.Ack.SecondAfter = 500 * time.Millisecond
+	}
+	if cfg.Ack.Degraded == "" {
+		cfg.Ack.Degraded = AckLocal
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Held == nil {
+		cfg.Held = func(journal.Key, []byte, place.NodeID) {}
+	}
+	if cfg.BadShard == nil {
+		cfg.BadShard = func(place.PackID, int, error) {}
+	}
+	if cfg.Topology == nil || cfg.Now == nil || cfg.Rand == nil {
+		return nil, errors.New("open store: Topology, Now and Rand are required")
+	}
+	j, err := journal.Open(journal.Config{
+		FS: cfg.FS, Dir: cfg.FS.PathJoin(cfg.Dir, "journal"), Ring: cfg.Ring, Disk: cfg.Disk, Vault: cfg.Vault,
+		Rand: cfg.Rand, Log: cfg.Log, Now: cfg.Now,
+		SegmentBytes: cfg.Journal.SegmentBytes, HotBytes: cfg.Journal.HotBytes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := &Store{
+		cfg: cfg, journal: j,
+		streams:  streamPool{idle: map[place.NodeID][]link.Stream{}},
+		suspects: map[place.NodeID]time.Time{},
+	}
+	if err := cfg.FS.MkdirAll(s.shardDir(), 0o700); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), j.Close())
+	}
+	if cfg.Mesh != nil {
+		cfg.Mesh.Handle(link.KindJournalAppend, s.serveAppend)
+		cfg.Mesh.Handle(link.KindJournalRead, s.serveJournalRead)
+		cfg.Mesh.Handle(link.KindShardWrite, s.serveShardWrite)
+		cfg.Mesh.Handle(link.KindShardRead, s.serveShardRead)
+	}
+	return s, nil
+}
+
+// Close ends the streams to peers, waits for copies in flight and closes the journal.
+func (s *Store) Close() error {
+	s.closed.Store(true)
+	s.dropStreams(place.NodeID{})
+	s.running.Wait()
+	return s.journal.Close()
+}
+
+// Journal returns this node's journal.
+func (s *Store) Journal() *journal.Journal { return s.journal }
+
+func (s *Store) shardDir() string { return s.cfg.FS.PathJoin(s.cfg.Dir, "shards") }
+
+// partners returns whom to ask for a second copy, best first: live nodes of other sites by rendezvous,
+// the second from another site than the first where there is one, then live nodes of this site; peers
+// that failed a moment ago come last within their group.
+func (s *Store) partners(study []byte) []place.Node {
+	nodes := map[place.NodeID]place.Node{}
+	var ids []place.NodeID
+	for _, n := range s.cfg.Topology() {
+		if n.ID != s.cfg.Self && n.Data && n.Live && s.cfg.Mesh != nil {
+			nodes[n.ID] = n
+			ids = append(ids, n.ID)
+		}
+	}
+	var fresh, repeated, suspects, same []place.Node
+	seen := map[place.SiteID]bool{}
+	for _, id := range place.Rendezvous(study, ids) {
+		n := nodes[id]
+		switch {
+		case s.isSuspect(id):
+			suspects = append(suspects, n)
+		case n.Site == s.cfg.Site:
+			same = append(same, n)
+		case seen[n.Site]:
+			repeated = append(repeated, n)
+		default:
+			seen[n.Site] = true
+			fresh = append(fresh, n)
+		}
+	}
+	order := append(append(fresh, repeated...), same...)
+	return append(order, suspects...)
+}
+
+func (s *Store) suspect(id place.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.suspects[id] = s.cfg.Now().Add(suspectFor)
+}
+
+func (s *Store) isSuspect(id place.NodeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	until, ok := s.suspects[id]
+	if ok && s.cfg.Now().After(until) {
+		delete(s.suspects, id)
+		return false
+	}
+	return ok
+}
+
+// otherSites reports whether the ring has a data node at another site, live or not.
+func (s *Store) otherSites() bool {
+	for _, n := range s.cfg.Topology() {
+		if n.Data && n.Site != s.cfg.Site {
+			return true
+		}
+	}
+	return false
+}
+
+// otherSiteAnswers reports whether a node of another site is believed to be alive.
+func (s *Store) otherSiteAnswers() bool {
+	for _, n := range s.cfg.Topology() {
+		if n.Data && n.Site != s.cfg.Site && n.Live && !s.isSuspect(n.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// alone reports whether this is the ring's only data node.
+func (s *Store) alone() bool {
+	for _, n := range s.cfg.Topology() {
+		if n.Data && n.ID != s.cfg.Self {
+			return false
+		}
+	}
+	return true
+}
+
+// chunkPool recycles buffers of partnerChunkBytes.
+type chunkPool struct{ pool sync.Pool }
+
+func (c *chunkPool) get() []byte {
+	if b, ok := c.pool.Get().(*[partnerChunkBytes]byte); ok {
+		return b[:0]
+	}
+	return new([partnerChunkBytes]byte)[:0]
+}
+
+func (c *chunkPool) put(b []byte) {
+	c.pool.Put((*[partnerChunkBytes]byte)(b[:partnerChunkBytes]))
+}

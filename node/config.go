@@ -1,0 +1,269 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"osteon/erasure/place"
+)
+
+// Config is everything that an admin may set of one node. The zero value works once Dir is set: every
+// listener on loopback at its standard port.
+type Config struct {
+	// Dir holds everything that the node keeps. Required.
+	Dir string `yaml:"dir" json:"dir"`
+
+	DIMSE   DIMSEConfig   `yaml:"dimse" json:"dimse"`
+	HTTP    HTTPConfig    `yaml:"http" json:"http"`
+	Link    LinkConfig    `yaml:"link" json:"link"`
+	Ack     AckConfig     `yaml:"ack" json:"ack"`
+	Seal    SealConfig    `yaml:"seal" json:"seal"`
+	Journal JournalConfig `yaml:"journal" json:"journal"`
+	Log     LogConfig     `yaml:"log" json:"log"`
+
+	// Survive is what new packs shall survive: node, site, site+node, two-sites; empty: the strongest of
+	// site+node, site and node that the ring can meet.
+	Survive place.Survive `yaml:"survive" json:"survive"`
+	// AEs names the application entities that may call, and where C-MOVE finds them.
+	AEs []AE `yaml:"aes" json:"aes"`
+	// Promiscuous lets AEs call that AEs does not name. Only while DIMSE listens on loopback.
+	Promiscuous *bool `yaml:"promiscuous" json:"promiscuous"`
+}
+
+// DIMSEConfig is the DICOM listener.
+type DIMSEConfig struct {
+	// Listen is host:port. Default 127.0.0.1:11112; "off" turns it off.
+	Listen string `yaml:"listen" json:"listen"`
+	// AET is this node's AE title. Default OSTEON.
+	AET string `yaml:"aet" json:"aet"`
+	// AssociationsMax bounds the associations open at once. Default 200.
+	AssociationsMax int `yaml:"associations_max" json:"associations_max"`
+	// StrictCalled rejects associations that call another title than AET. Default true.
+	StrictCalled *bool `yaml:"strict_called" json:"strict_called"`
+}
+
+// HTTPConfig is the DICOMweb and health listener.
+type HTTPConfig struct {
+	// Listen is host:port. Default 127.0.0.1:8104; "off" turns it off. Anything but loopback needs
+	// Tokens.
+	Listen string `yaml:"listen" json:"listen"`
+	// Tokens are bearer tokens, each good for everything, until the registry of tokens exists.
+	Tokens []string `yaml:"tokens" json:"-"`
+	// PublicRoot is the URL under which clients reach /dicom-web, for the links in answers. Default: what
+	// the request says.
+	PublicRoot string `yaml:"public_root" json:"public_root"`
+	// TLSCert and TLSKey are PEM files; both or none.
+	TLSCert string `yaml:"tls_cert" json:"tls_cert"`
+	TLSKey  string `yaml:"tls_key" json:"tls_key"`
+}
+
+// LinkConfig is the mesh between nodes.
+type LinkConfig struct {
+	// Listen is host:port over UDP. Default 127.0.0.1:7400.
+	Listen string `yaml:"listen" json:"listen"`
+	// Advertise is host:port where other nodes find this one. Default: Listen.
+	Advertise string `yaml:"advertise" json:"advertise"`
+}
+
+// AckConfig is the acknowledgement rule (design P1).
+type AckConfig struct {
+	// Wait bounds the wait for another site. Default 2s.
+	Wait Duration `yaml:"wait" json:"wait"`
+	// Degraded is local (two copies here, spooled) or refuse. Default local.
+	Degraded string `yaml:"degraded" json:"degraded"`
+	// Single acknowledges one copy when no other node answers. Default false.
+	Single bool `yaml:"single" json:"single"`
+	// Policy is journalled or catalogued (wait until the catalog has it too). Default journalled.
+	Policy string `yaml:"policy" json:"policy"`
+}
+
+// SealConfig says when studies are sealed.
+type SealConfig struct {
+	// Quiet is how long nothing arrived for the study. Default 60s.
+	Quiet Duration `yaml:"quiet" json:"quiet"`
+	// Old is how long an instance may wait although more arrive. Default 10m.
+	Old Duration `yaml:"old" json:"old"`
+	// Bytes is how much a study may hold unsealed. Default 1 GiB.
+	Bytes int64 `yaml:"bytes" json:"bytes"`
+}
+
+// JournalConfig sizes the journal.
+type JournalConfig struct {
+	// SegmentBytes is the size of one segment file. Default 256 MiB.
+	SegmentBytes int64 `yaml:"segment_bytes" json:"segment_bytes"`
+	// HotBytes is how much is kept of what is sealed. Default 2 GiB.
+	HotBytes int64 `yaml:"hot_bytes" json:"hot_bytes"`
+}
+
+// LogConfig is where and what the node logs.
+type LogConfig struct {
+	// Level is debug, info, warn or error. Default info.
+	Level string `yaml:"level" json:"level"`
+}
+
+// AE is an application entity known by configuration.
+type AE struct {
+	Title string `yaml:"title" json:"title"`
+	// Address is host:port for C-MOVE; empty: may call, cannot be moved to.
+	Address string `yaml:"address" json:"address"`
+}
+
+// Duration is a time.Duration written as 90s or 10m.
+type Duration time.Duration
+
+// UnmarshalText reads the form of time.ParseDuration.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("parse duration: %w", err)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes the form of time.Duration.String.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Off turns a listener off.
+const Off = "off"
+
+// Fill sets every value that is not set to its default.
+func (c *Config) Fill() {
+	setString(&c.DIMSE.Listen, "127.0.0.1:11112")
+	setString(&c.DIMSE.AET, "OSTEON")
+	setString(&c.HTTP.Listen, "127.0.0.1:8104")
+	setString(&c.Link.Listen, "127.0.0.1:7400")
+	setString(&c.Link.Advertise, c.Link.Listen)
+	setString(&c.Ack.Degraded, "local")
+	setString(&c.Ack.Policy, "journalled")
+	setString(&c.Log.Level, "info")
+	setDuration(&c.Ack.Wait, 2*time.Second)
+	setDuration(&c.Seal.Quiet, 60*time.Second)
+	setDuration(&c.Seal.Old, 10*time.Minute)
+	if c.Seal.Bytes == 0 {
+		c.Seal.Bytes = 1 << 30
+	}
+	if c.DIMSE.AssociationsMax == 0 {
+		c.DIMSE.AssociationsMax = 200
+	}
+}
+
+func setString(s *string, value string) {
+	if *s == "" {
+		*s = value
+	}
+}
+
+func setDuration(d *Duration, value time.Duration) {
+	if *d == 0 {
+		*d = Duration(value)
+	}
+}
+
+// strictCalled returns the switch with its default.
+func (c *Config) strictCalled() bool { return c.DIMSE.StrictCalled == nil || *c.DIMSE.StrictCalled }
+
+// promiscuous returns the switch with its default: on while DIMSE listens on loopback only.
+func (c *Config) promiscuous() bool {
+	if c.Promiscuous != nil {
+		return *c.Promiscuous
+	}
+	return loopback(c.DIMSE.Listen)
+}
+
+// Validate reports every fault of a filled Config at once, each with the setting's name and what it takes.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(setting, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", setting, fmt.Sprintf(format, args...)))
+	}
+	if c.Dir == "" {
+		fault("dir", "is required: the directory that holds everything the node keeps")
+	}
+	for setting, address := range map[string]string{
+		"dimse.listen": c.DIMSE.Listen, "http.listen": c.HTTP.Listen,
+		"link.listen": c.Link.Listen, "link.advertise": c.Link.Advertise,
+	} {
+		if address == Off && (setting == "dimse.listen" || setting == "http.listen") {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			fault(setting, "%q is not host:port", address)
+		}
+	}
+	if n := len(c.DIMSE.AET); n > 16 || strings.TrimSpace(c.DIMSE.AET) == "" || strings.ContainsAny(c.DIMSE.AET, "\\\r\n\t") {
+		fault("dimse.aet", "%q is not an AE title: 1 to 16 characters without backslash", c.DIMSE.AET)
+	}
+	if c.HTTP.Listen != Off && !loopback(c.HTTP.Listen) && len(c.HTTP.Tokens) == 0 {
+		fault("http.listen", "%s is not loopback: set http.tokens, or listen on 127.0.0.1", c.HTTP.Listen)
+	}
+	for i, t := range c.HTTP.Tokens {
+		if len(t) < 16 {
+			fault(fmt.Sprintf("http.tokens[%d]", i), "is shorter than 16 characters")
+		}
+	}
+	if (c.HTTP.TLSCert == "") != (c.HTTP.TLSKey == "") {
+		fault("http.tls_cert", "and http.tls_key go together")
+	}
+	if c.Ack.Degraded != "local" && c.Ack.Degraded != "refuse" {
+		fault("ack.degraded", "%q is neither local nor refuse", c.Ack.Degraded)
+	}
+	if c.Ack.Policy != "journalled" && c.Ack.Policy != "catalogued" {
+		fault("ack.policy", "%q is neither journalled nor catalogued", c.Ack.Policy)
+	}
+	if c.Survive != "" && !c.Survive.Valid() {
+		fault("survive", "%q is none of node, site, site+node, two-sites", c.Survive)
+	}
+	for setting, d := range map[string]Duration{"ack.wait": c.Ack.Wait, "seal.quiet": c.Seal.Quiet, "seal.old": c.Seal.Old} {
+		if d < 0 {
+			fault(setting, "%s is negative", time.Duration(d))
+		}
+	}
+	for setting, n := range map[string]int64{
+		"seal.bytes": c.Seal.Bytes, "journal.segment_bytes": c.Journal.SegmentBytes, "journal.hot_bytes": c.Journal.HotBytes,
+		"dimse.associations_max": int64(c.DIMSE.AssociationsMax),
+	} {
+		if n < 0 {
+			fault(setting, "%d is negative", n)
+		}
+	}
+	if _, err := severity(c.Log.Level); err != nil {
+		fault("log.level", "%v", err)
+	}
+	titles := map[string]bool{}
+	for i, ae := range c.AEs {
+		setting := fmt.Sprintf("aes[%d]", i)
+		if n := len(ae.Title); n == 0 || n > 16 {
+			fault(setting+".title", "%q is not an AE title of 1 to 16 characters", ae.Title)
+		}
+		if titles[ae.Title] {
+			fault(setting+".title", "%q is named twice", ae.Title)
+		}
+		titles[ae.Title] = true
+		if ae.Address != "" {
+			if _, _, err := net.SplitHostPort(ae.Address); err != nil {
+				fault(setting+".address", "%q is not host:port", ae.Address)
+			}
+		}
+	}
+	if c.Promiscuous != nil && *c.Promiscuous && c.DIMSE.Listen != Off && !loopback(c.DIMSE.Listen) {
+		fault("promiscuous", "is on while dimse.listen is %s: name the AEs, or listen on 127.0.0.1", c.DIMSE.Listen)
+	}
+	return errors.Join(faults...)
+}
+
+// loopback reports whether a listen address is reachable from this machine only.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,234 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"osteon/erasure/place"
+	"osteon/node/link"
+	"osteon/raft/catalog"
+	"osteon/raft/local"
+	"osteon/raft/ring"
+	"osteon/raft/vault"
+)
+
+// Env are the seams that a node is given. The zero value is filled by the real ones.
+type Env struct {
+	FS   vfs.FS
+	Rand io.Reader
+	Now  func() time.Time
+	Log  *slog.Logger
+}
+
+// Settings of the catalog that the node reads and writes.
+const (
+	settingCA      = "ring/ca"       // certificate, DER
+	settingCAKey   = "ring/ca-key"   // private key sealed under caKeyLabel
+	settingSurvive = "ring/survive"  // place.Survive as set at init; empty: automatic
+	settingName    = "ring/name"     // for people
+	caKeyLabel     = "osteon ca key" // associated data of the sealed CA key
+)
+
+// core is the part of a node that every use of its directory needs: keys, link, catalog and Raft.
+type core struct {
+	cfg   Config
+	env   Env
+	id    identity
+	vault *vault.Vault
+	link  *link.Link
+	cat   *catalog.Catalog
+	local *local.DB
+	ring  *ring.Ring
+	topo  *topology
+}
+
+func (c *core) path(parts ...string) string {
+	return c.env.FS.PathJoin(append([]string{c.cfg.Dir}, parts...)...)
+}
+
+func vaultConfig(cfg Config, env Env, ringID place.RingID, root vault.RootKey) vault.Config {
+	return vault.Config{FS: env.FS, Dir: env.FS.PathJoin(cfg.Dir, "vault"), Ring: ringID, Root: root, Rand: env.Rand}
+}
+
+func rootKeyPath(cfg Config, env Env) string { return env.FS.PathJoin(cfg.Dir, "root.key") }
+
+// openCore opens what is in cfg.Dir. The caller closes it.
+func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
+	c = &core{cfg: cfg, env: env}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close(context.Background()))
+		}
+	}()
+	if c.id, err = loadIdentity(env.FS, cfg.Dir); err != nil {
+		return c, err
+	}
+	c.id.Boot++
+	if err = c.id.save(env.FS, cfg.Dir); err != nil {
+		return c, err
+	}
+	root, err := vault.OpenRootKeyFile(env.FS, rootKeyPath(cfg, env))
+	if err != nil {
+		return c, fmt.Errorf("open root key: %w", err)
+	}
+	if c.vault, err = vault.Open(vaultConfig(cfg, env, c.id.Ring, root)); err != nil {
+		return c, fmt.Errorf("open vault: %w", err)
+	}
+	if c.cat, err = catalog.Open(catalog.Config{
+		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: env.Log, Now: env.Now,
+	}); err != nil {
+		return c, fmt.Errorf("open catalog: %w", err)
+	}
+	if c.local, err = local.Open(local.Config{FS: c.vault.FS(), Dir: c.path("local"), Log: env.Log}); err != nil {
+		return c, fmt.Errorf("open local index: %w", err)
+	}
+	c.topo = newTopology(c.cat, c.id, env)
+	if err = c.openLink(join); err != nil {
+		return c, err
+	}
+	if err = c.openRing(); err != nil {
+		return c, err
+	}
+	return c, nil
+}
+
+func (c *core) openLink(join joinHandler) error {
+	key, err := readFile(c.vault.FS(), c.path("link.key"), 1<<16)
+	if err != nil {
+		return fmt.Errorf("read the node's private key: %w", err)
+	}
+	private, err := link.ParseKey(key)
+	if err != nil {
+		return fmt.Errorf("read the node's private key: %w", err)
+	}
+	identity, err := link.NewIdentity(c.id.CA, c.id.Certificate, private)
+	if err != nil {
+		return fmt.Errorf("node certificate: %w", err)
+	}
+	address, err := net.ResolveUDPAddr("udp", c.cfg.Link.Listen)
+	if err != nil {
+		return fmt.Errorf("link.listen: %w", err)
+	}
+	conn, err := net.ListenUDP("udp", address)
+	if err != nil {
+		return fmt.Errorf("link.listen: %w", err)
+	}
+	lcfg := link.Config{
+		Conn: conn, Identity: identity, Boot: c.id.Boot, Rand: c.env.Rand,
+		ResetKey: c.vault.MAC("osteon link reset key", c.id.Node[:]),
+		Resolve:  c.topo.resolve, Allowed: c.topo.allowed,
+		Now: c.env.Now, Log: c.env.Log,
+	}
+	if join != nil {
+		lcfg.Join = func(ctx context.Context, request []byte) ([]byte, error) { return join(ctx, c, request) }
+	}
+	if c.link, err = link.Open(lcfg); err != nil {
+		return errors.Join(fmt.Errorf("open link: %w", err), conn.Close())
+	}
+	return nil
+}
+
+func (c *core) openRing() (err error) {
+	c.ring, err = ring.Open(ring.Config{
+		FS: c.vault.FS(), PlainFS: c.env.FS, Dir: c.path("raft"),
+		Self: c.id.Node, Incarnation: c.id.Incarnation, Link: c.link,
+		MAC: func(parts ...[]byte) [32]byte { return c.vault.MAC("osteon raft", parts...) },
+		Now: c.env.Now, Log: c.env.Log,
+	}, c.cat)
+	if err != nil {
+		return fmt.Errorf("open ring: %w", err)
+	}
+	c.cat.SetProposer(c.ring)
+	return nil
+}
+
+// close closes what was opened, from the top down. Parts that were not opened are skipped.
+func (c *core) close(ctx context.Context) error {
+	var errs []error
+	if c.ring != nil {
+		errs = append(errs, c.ring.Close(ctx))
+	}
+	if c.link != nil {
+		errs = append(errs, c.link.Close())
+	}
+	if c.local != nil {
+		errs = append(errs, c.local.Close())
+	}
+	if c.cat != nil {
+		errs = append(errs, c.cat.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// system is on whose behalf the node itself acts.
+func (c *core) system() catalog.Principal {
+	return catalog.Principal{Kind: catalog.PrincipalSystem, Node: c.id.Node}
+}
+
+// do proposes commands, waits until they are applied here and returns the first refusal as an error.
+func (c *core) do(ctx context.Context, commands ...catalog.Command) error {
+	results, index, err := c.cat.Do(ctx, c.system(), commands...)
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		if err := r.Err(); err != nil {
+			return err
+		}
+	}
+	return c.cat.WaitApplied(ctx, index)
+}
+
+// ca opens the ring's CA, whose key is sealed in the catalog.
+func (c *core) ca(ctx context.Context) (*link.CA, error) {
+	certificate, err := c.cat.Setting(settingCA)
+	if err != nil {
+		return nil, fmt.Errorf("read the ring's CA: %w", err)
+	}
+	sealed, err := c.cat.Setting(settingCAKey)
+	if err != nil {
+		return nil, fmt.Errorf("read the ring's CA: %w", err)
+	}
+	private, err := openSealed(c.vault, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open the ring's CA key: %w", err)
+	}
+	cert, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return nil, fmt.Errorf("read the ring's CA: %w", err)
+	}
+	return link.OpenCA(cert, private, c.env.Rand, c.env.Now)
+}
+
+// A sealed CA key is: length of the wrapped key u8, wrapped key, AES-256-GCM of the DER under that key
+// with a zero nonce (the key is used once).
+func seal(v *vault.Vault, plain []byte) ([]byte, error) {
+	key, wrapped, err := v.NewKey([]byte(caKeyLabel))
+	if err != nil {
+		return nil, err
+	}
+	aead := vault.NewAEAD(&key)
+	out := append([]byte{byte(len(wrapped))}, wrapped...)
+	return aead.Seal(out, make([]byte, aead.NonceSize()), plain, []byte(caKeyLabel)), nil
+}
+
+func openSealed(v *vault.Vault, sealed []byte) ([]byte, error) {
+	if len(sealed) == 0 || len(sealed) < 1+int(sealed[0]) {
+		return nil, errors.New("sealed value is too short")
+	}
+	n := 1 + int(sealed[0])
+	key, err := v.Unwrap(vault.WrappedKey(sealed[1:n]), []byte(caKeyLabel))
+	if err != nil {
+		return nil, err
+	}
+	aead := vault.NewAEAD(&key)
+	return aead.Open(nil, make([]byte, aead.NonceSize()), sealed[n:], []byte(caKeyLabel))
+}

@@ -1,0 +1,285 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"osteon/erasure/place"
+	"osteon/node/link"
+	"osteon/raft/catalog"
+)
+
+const (
+	joinTimeout = 60 * time.Second
+	// Codes of a refused join; the text says the rest.
+	joinRefused     = 1
+	joinUnavailable = 2
+)
+
+// joinRequest and joinResponse are the one exchange of osteon-join/1, as JSON.
+type joinRequest struct {
+	Version int          `json:"version"`
+	Ring    place.RingID `json:"ring"`
+	Secret  []byte       `json:"secret"`
+	CSR     []byte       `json:"csr"`
+	Node    place.NodeID `json:"node"`
+	Disk    place.DiskID `json:"disk"`
+	Name    string       `json:"name"`
+	Site    place.SiteID `json:"site"`
+	Address string       `json:"address"`
+	Witness bool         `json:"witness,omitempty"`
+}
+
+type joinResponse struct {
+	Certificate []byte        `json:"certificate"`
+	CA          []byte        `json:"ca"`
+	Bundle      []byte        `json:"bundle"`
+	Peers       []peerAddress `json:"peers"`
+}
+
+// JoinRequest names a new node; its site must be the token's where that names one.
+type JoinRequest struct {
+	Token    Token
+	NodeName string
+	Site     place.SiteID
+	Witness  bool
+}
+
+// JoinResult says what Join made.
+type JoinResult struct {
+	Ring    place.RingID `json:"ring"`
+	Node    place.NodeID `json:"node"`
+	Name    string       `json:"name"`
+	Site    place.SiteID `json:"site"`
+	RootKey string       `json:"root_key"`
+}
+
+// Join enrols a new node in cfg.Dir with a token of its ring and returns; serving is a separate step.
+// Errors: ErrNodeExists, ErrToken with the ring's reason, or that no address of the token answered.
+func Join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult, error) {
+	env = env.filled()
+	if req.Site == "" {
+		req.Site = req.Token.Site
+	}
+	if err := checkName(req.NodeName, string(req.Site)); err != nil {
+		return JoinResult{}, err
+	}
+	if err := checkVacant(cfg, env); err != nil {
+		return JoinResult{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	result, err := join(ctx, cfg, env, req)
+	if err != nil {
+		return JoinResult{}, errors.Join(err, vacate(cfg, env))
+	}
+	return result, nil
+}
+
+func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult, error) {
+	id, err := newIdentity(env, req.Token.Ring, req.NodeName, req.Site)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	id.Witness = req.Witness
+	key, err := link.NewNodeKey(env.Rand)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	csr, err := link.NewCSR(env.Rand, key)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	request, err := json.Marshal(joinRequest{
+		Version: 1, Ring: id.Ring, Secret: req.Token.Secret, CSR: csr, Node: id.Node, Disk: id.Disk,
+		Name: id.Name, Site: id.Site, Address: cfg.Link.Advertise, Witness: id.Witness,
+	})
+	if err != nil {
+		return JoinResult{}, err
+	}
+	answer, err := askToJoin(ctx, req.Token, request)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	id.CA, id.Certificate, id.Peers = answer.CA, answer.Certificate, answer.Peers
+	v, _, err := createVault(cfg, env, id.Ring, answer.Bundle)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	der, err := link.MarshalKey(key)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	if err := writeFile(v.FS(), env.FS.PathJoin(cfg.Dir, "link.key"), der); err != nil {
+		return JoinResult{}, err
+	}
+	if err := id.save(env.FS, cfg.Dir); err != nil {
+		return JoinResult{}, err
+	}
+	return JoinResult{Ring: id.Ring, Node: id.Node, Name: id.Name, Site: id.Site, RootKey: rootKeyPath(cfg, env)}, nil
+}
+
+// askToJoin tries the token's addresses in turn; a refusal ends it, since the others would say the same.
+func askToJoin(ctx context.Context, token Token, request []byte) (joinResponse, error) {
+	var answer joinResponse
+	var causes []error
+	for _, address := range token.Addresses {
+		response, err := joinAt(ctx, address, token.CA, request)
+		var refused *link.RemoteError
+		switch {
+		case errors.As(err, &refused) && refused.Code == joinRefused:
+			return answer, fmt.Errorf("%w refused: %s", ErrToken, refused.Text)
+		case err != nil:
+			causes = append(causes, fmt.Errorf("%s: %w", address, err))
+			continue
+		}
+		if err := json.Unmarshal(response, &answer); err != nil {
+			return answer, fmt.Errorf("read the ring's answer: %w", err)
+		}
+		ca, err := x509.ParseCertificate(answer.CA)
+		if err != nil || link.Fingerprint(ca) != token.CA {
+			return answer, fmt.Errorf("the ring's answer names another CA than the token")
+		}
+		return answer, nil
+	}
+	return answer, fmt.Errorf("no node of the ring let this one join: %w", errors.Join(causes...))
+}
+
+func joinAt(ctx context.Context, address string, ca [32]byte, request []byte) ([]byte, error) {
+	conn, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return link.Join(ctx, conn, address, ca, request)
+}
+
+type joinHandler func(ctx context.Context, c *core, request []byte) ([]byte, error)
+
+func refuse(code uint8, format string, args ...any) error {
+	return &link.RemoteError{Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// admitNode answers a request to join at this node: the token is used up in the catalog, then the node's
+// certificate is signed and the node listed and added to Raft without a vote.
+func admitNode(ctx context.Context, c *core, request []byte) ([]byte, error) {
+	var req joinRequest
+	if err := json.Unmarshal(request, &req); err != nil || req.Version != 1 {
+		return nil, refuse(joinRefused, "the request is not one that this release understands")
+	}
+	if req.Ring != c.id.Ring {
+		return nil, refuse(joinRefused, "the token is of another ring")
+	}
+	if err := checkName(req.Name, string(req.Site)); err != nil {
+		return nil, refuse(joinRefused, "%v", err)
+	}
+	if _, _, err := net.SplitHostPort(req.Address); err != nil {
+		return nil, refuse(joinRefused, "link address %.80q is not host:port", req.Address)
+	}
+	nodes, err := c.cat.Nodes(ctx)
+	if err != nil {
+		return nil, refuse(joinUnavailable, "the catalog does not answer")
+	}
+	for _, n := range nodes {
+		if n.Name == req.Name && n.State != catalog.NodeRemoved {
+			return nil, refuse(joinRefused, "a node named %s is in the ring already; choose another name", req.Name)
+		}
+		if n.ID == req.Node || n.Disk == req.Disk {
+			return nil, refuse(joinRefused, "this node's identity is in the ring already")
+		}
+	}
+	ca, err := c.ca(ctx)
+	if err != nil {
+		return nil, refuse(joinUnavailable, "the ring's CA cannot be opened here; try another node")
+	}
+	certificate, err := ca.Sign(req.CSR, req.Node, req.Site, certificateValidity)
+	if err != nil {
+		return nil, refuse(joinRefused, "the certificate request is not valid")
+	}
+	if err := c.useToken(ctx, req); err != nil {
+		return nil, err
+	}
+	n := catalog.Node{
+		ID: req.Node, Name: req.Name, Site: req.Site, Disk: req.Disk, Address: req.Address, Incarnation: 1,
+		CertFingerprint: fingerprint(certificate),
+	}
+	if req.Witness {
+		n.Role = catalog.RoleWitness
+	}
+	if err := c.do(ctx, catalog.PutNode{Node: n}); err != nil {
+		return nil, refuse(joinUnavailable, "the ring did not record the node: %v", err)
+	}
+	c.topo.refresh(ctx)
+	if err := c.ring.AddNonvoter(ctx, n.ID, n.Incarnation); err != nil {
+		c.env.Log.Warn("new node not yet in Raft, the leader adds it later", "node", n.ID, "err", err)
+	}
+	c.env.Log.Info("node joined", "node", n.ID, "name", n.Name, "site", n.Site)
+	response := joinResponse{Certificate: certificate, CA: c.id.CA, Bundle: c.vault.Bundle()}
+	for _, m := range append(nodes, c.self()) {
+		if m.State != catalog.NodeRemoved {
+			response.Peers = append(response.Peers, peerAddress{Node: m.ID, Address: m.Address})
+		}
+	}
+	return json.Marshal(response)
+}
+
+// useToken spends the token in the catalog; the state machine lets one node have it.
+func (c *core) useToken(ctx context.Context, req joinRequest) error {
+	token := Token{Secret: req.Secret}
+	recorded, err := c.cat.Token(ctx, token.hash())
+	if err == nil && recorded.Site != "" && recorded.Site != req.Site {
+		return refuse(joinRefused, "the token is for site %s, not %s", recorded.Site, req.Site)
+	}
+	results, index, err := c.cat.Do(ctx, c.system(), catalog.UseToken{Hash: token.hash(), Node: req.Node})
+	if err != nil {
+		return refuse(joinUnavailable, "the ring has no quorum now; try again")
+	}
+	if err := results[0].Err(); err != nil {
+		return refuse(joinRefused, "%s", tokenReason(err))
+	}
+	if err := c.cat.WaitApplied(ctx, index); err != nil {
+		return refuse(joinUnavailable, "the catalog did not answer in time; try again")
+	}
+	return nil
+}
+
+func tokenReason(err error) string {
+	switch {
+	case errors.Is(err, catalog.ErrTokenUsed):
+		return "it was used before; make a new one with osteon token create"
+	case errors.Is(err, catalog.ErrTokenExpired):
+		return "it has expired; make a new one with osteon token create"
+	default:
+		return "this ring did not issue it"
+	}
+}
+
+// CreateToken issues a one-time join token, valid for the given time. Site may be empty.
+func (n *Node) CreateToken(ctx context.Context, site place.SiteID, valid time.Duration) (Token, error) {
+	c := n.core
+	secret := make([]byte, 16)
+	if _, err := c.env.Rand.Read(secret); err != nil {
+		return Token{}, err
+	}
+	ca, err := x509.ParseCertificate(c.id.CA)
+	if err != nil {
+		return Token{}, err
+	}
+	now := c.env.Now()
+	t := Token{Ring: c.id.Ring, Secret: secret, CA: link.Fingerprint(ca), Site: site, Expires: now.Add(valid).UTC().Truncate(time.Second)}
+	t.Addresses = append(t.Addresses, c.cfg.Link.Advertise)
+	for _, m := range c.topo.nodes() {
+		if m.ID != c.id.Node && m.State != catalog.NodeRemoved && len(t.Addresses) < 5 {
+			t.Addresses = append(t.Addresses, m.Address)
+		}
+	}
+	if err := c.do(ctx, catalog.PutToken{Hash: t.hash(), Expires: t.Expires, Site: site, Created: now}); err != nil {
+		return Token{}, fmt.Errorf("record the token: %w", err)
+	}
+	return t, nil
+}

@@ -1,0 +1,46 @@
+package node
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metricsHandler serves the node's metrics from a registry of its own: two nodes can live in one process.
+// Nothing in it names a patient, a study or an instance.
+func (n *Node) metricsHandler() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	counter := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+	}
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	s := n.archive.Stats()
+	counter("osteon_archive_stored_instances_total", "Instances acknowledged.", func() float64 { return float64(s.Stored.Load()) })
+	counter("osteon_archive_identical_instances_total", "Instances received again with the same bytes.", func() float64 { return float64(s.Identical.Load()) })
+	counter("osteon_archive_further_versions_total", "Instances kept as further versions.", func() float64 { return float64(s.Further.Load()) })
+	counter("osteon_archive_refused_instances_total", "Instances refused.", func() float64 { return float64(s.Refused.Load()) })
+	counter("osteon_archive_stored_bytes_total", "Bytes acknowledged.", func() float64 { return float64(s.StoredBytes.Load()) })
+	counter("osteon_archive_sealed_packs_total", "Packs sealed by this node.", func() float64 { return float64(s.Sealed.Load()) })
+	counter("osteon_archive_sealed_bytes_total", "Bytes sealed by this node.", func() float64 { return float64(s.SealedBytes.Load()) })
+	counter("osteon_archive_failed_seals_total", "Sealing attempts that failed.", func() float64 { return float64(s.SealFailed.Load()) })
+	counter("osteon_archive_bad_shards_total", "Shards found missing, corrupt or out of reach while reading.", func() float64 { return float64(s.BadShards.Load()) })
+	gauge("osteon_archive_waiting_instances", "Instances held here that the catalog has not applied.", func() float64 { return float64(n.archive.Waiting()) })
+	gauge("osteon_catalog_applied_index", "Last Raft index that the catalog applied.", func() float64 { return float64(n.cat.Applied()) })
+	gauge("osteon_ring_commit_index", "Last Raft index known to be committed.", func() float64 { return float64(n.ring.CommitIndex()) })
+	gauge("osteon_ring_leader", "1 at the leader.", func() float64 { return flag(n.ring.IsLeader()) })
+	gauge("osteon_node_ready", "1 when the node is ready.", func() float64 { return flag(n.Ready() == nil) })
+	gauge("osteon_node_free_bytes", "Free space of the node's file system.", func() float64 { return float64(freeBytes(n.cfg.Dir)) })
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,225 @@
+// Package node composes one Osteon node: it opens what a directory holds, serves DIMSE, HTTP, the link and
+// the admin socket until told to stop, keeps the ring's membership in order, and founds or joins rings.
+//
+// Its doors are Init, Join, Open with Node.Serve, and Dial for the command line. It is the only package
+// that knows every layer, Prometheus and memberlist; it decides nothing about DICOM or storage itself.
+//
+//	n, err := node.Open(cfg, node.Env{})
+//	if err != nil { ... }
+//	err = n.Serve(ctx) // drains and closes when ctx ends
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"osteon/dicomsvc"
+	"osteon/erasure"
+	"osteon/erasure/journal"
+	"osteon/erasure/place"
+)
+
+func (e Env) filled() Env {
+	if e.FS == nil {
+		e.FS = vfs.Default
+	}
+	if e.Rand == nil {
+		e.Rand = rand.Reader
+	}
+	if e.Now == nil {
+		e.Now = time.Now
+	}
+	if e.Log == nil {
+		e.Log = slog.New(slog.DiscardHandler)
+	}
+	return e
+}
+
+func fingerprint(der []byte) [32]byte { return sha256.Sum256(der) }
+
+// Node is one opened node. Serve runs it; it is closed when Serve returns.
+type Node struct {
+	*core
+	archive       *dicomsvc.Archive
+	gossip        *Gossip
+	gossipChanged chan struct{}
+	started       time.Time
+	caughtUp      atomic.Bool
+
+	servers listeners
+	wait    sync.WaitGroup
+}
+
+// Open opens the node that cfg.Dir holds: keys, catalog, Raft, journal and shards; its listeners begin with
+// Serve. Errors: ErrNoNode when the directory holds none.
+func Open(cfg Config, env Env) (*Node, error) {
+	cfg.Fill()
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	env = env.filled()
+	c, err := openCore(cfg, env, admitNode)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{core: c, gossipChanged: make(chan struct{}, 1), started: env.Now()}
+	if err := n.openArchive(); err != nil {
+		return nil, errors.Join(err, c.close(context.Background()))
+	}
+	if err := n.openListeners(); err != nil {
+		return nil, errors.Join(err, n.archive.Close(), c.close(context.Background()))
+	}
+	return n, nil
+}
+
+func (n *Node) openArchive() (err error) {
+	n.archive, err = dicomsvc.Open(dicomsvc.Config{
+		Ring: n.id.Ring, Self: n.id.Node, Catalog: n.cat, Vault: n.vault,
+		Store: n.openStore, Topology: n.topo.placed, Survive: n.survive, Leads: n.ring.IsLeader,
+		Catalogued: n.cfg.Ack.Policy == "catalogued",
+		Seal: dicomsvc.SealPolicy{
+			Quiet: time.Duration(n.cfg.Seal.Quiet), Old: time.Duration(n.cfg.Seal.Old), Bytes: n.cfg.Seal.Bytes,
+		},
+		Now: n.env.Now, Rand: n.env.Rand, Log: n.env.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("open archive: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) openStore(cb dicomsvc.Callbacks) (*erasure.Store, error) {
+	return erasure.Open(erasure.Config{
+		FS: n.env.FS, Dir: n.cfg.Dir, Ring: n.id.Ring, Self: n.id.Node, Site: n.id.Site, Disk: n.id.Disk,
+		Vault: n.vault, Mesh: n.link, Shards: n.local,
+		Ack: erasure.Ack{
+			Wait: time.Duration(n.cfg.Ack.Wait), Degraded: erasure.Degraded(n.cfg.Ack.Degraded), Single: n.cfg.Ack.Single,
+		},
+		Journal:  erasure.JournalLimits{SegmentBytes: n.cfg.Journal.SegmentBytes, HotBytes: n.cfg.Journal.HotBytes},
+		Topology: n.topo.placed,
+		Held: func(key journal.Key, note []byte, from place.NodeID) {
+			cb.Held([32]byte(key), note, from)
+		},
+		BadShard: cb.BadShard,
+		Now:      n.env.Now, Rand: n.env.Rand, Log: n.env.Log,
+	})
+}
+
+// survive is the promise that new packs are planned for: this node's configuration, else the ring's.
+func (n *Node) survive() place.Survive {
+	if n.cfg.Survive != "" {
+		return n.cfg.Survive
+	}
+	value, err := n.cat.Setting(settingSurvive)
+	if err != nil {
+		return ""
+	}
+	return place.Survive(value)
+}
+
+const (
+	drainTimeout = 20 * time.Second
+	closeTimeout = 10 * time.Second
+)
+
+// Serve runs the node until ctx ends, then drains: new associations and requests are refused, running
+// ones finish, leadership is handed over, everything is closed. It returns nil after an orderly stop.
+func (n *Node) Serve(ctx context.Context) error {
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	failed := make(chan error, 1)
+	if err := n.startGossip(); err != nil {
+		n.env.Log.Error("gossip not started", "err", err)
+	}
+	n.archive.Run(run)
+	for _, loop := range []func(context.Context){n.membersLoop, n.topologyLoop, n.catchUpLoop, n.announceLoop} {
+		n.spawn(func() { loop(run) })
+	}
+	front, stopFront := context.WithCancel(run)
+	defer stopFront()
+	n.servers.serve(front, n.spawn, failed)
+	n.env.Log.Info("node serving", "node", n.id.Node, "name", n.id.Name, "site", n.id.Site,
+		"dimse", n.servers.dimseAddress(), "http", n.servers.httpAddress(), "link", n.link.Addr().String())
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	case <-n.ring.Failed():
+		err = fmt.Errorf("this node fenced itself: %w", n.ring.Err())
+	}
+	n.env.Log.Info("node draining")
+	n.archive.Drain()
+	stopFront()
+	n.servers.shutdown(drainTimeout)
+	closing, cancelClosing := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancelClosing()
+	if n.ring.IsLeader() && len(n.ring.Servers()) > 1 {
+		if terr := n.ring.Transfer(closing); terr != nil {
+			n.env.Log.Warn("leadership not handed over", "err", terr)
+		}
+	}
+	n.stopGossip()
+	cancel()
+	n.wait.Wait()
+	return errors.Join(err, n.archive.Close(), n.core.close(closing))
+}
+
+func (n *Node) spawn(f func()) {
+	n.wait.Add(1)
+	go func() { // Serve waits for it; its context ends it
+		defer n.wait.Done()
+		f()
+	}()
+}
+
+// catchUpLoop decides when the node is ready: it follows a leader and has applied what was committed when
+// it first heard of it.
+func (n *Node) catchUpLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		if n.catchUp(ctx) {
+			n.caughtUp.Store(true)
+			n.env.Log.Info("node caught up", "applied", n.cat.Applied())
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (n *Node) catchUp(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	index, err := n.ring.ReadIndex(ctx)
+	if err != nil {
+		return false
+	}
+	return n.cat.WaitApplied(ctx, index) == nil
+}
+
+// Ready returns nil when the node follows a leader and its catalog has caught up, else why not.
+func (n *Node) Ready() error {
+	if err := n.ring.Err(); err != nil {
+		return fmt.Errorf("fenced: %w", err)
+	}
+	if _, ok := n.ring.Leader(); !ok {
+		return errors.New("no quorum: no leader is known; reads and degraded stores go on")
+	}
+	if !n.caughtUp.Load() {
+		return fmt.Errorf("catching up: applied %d of %d", n.cat.Applied(), n.ring.CommitIndex())
+	}
+	return nil
+}
+
+// Archive returns the node's archive.
+func (n *Node) Archive() *dicomsvc.Archive { return n.archive }
