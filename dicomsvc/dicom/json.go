@@ -154,7 +154,7 @@ func (w *jsonWriter) strings(d *Dataset, el *Element, vr VR) {
 	if el.Tag == SpecificCharacterSet {
 		values = []string{utf8Term} // that of the JSON itself
 	}
-	if allEmpty(values) {
+	if allEmpty(values, vr) {
 		return
 	}
 	w.dst = append(w.dst, `,"Value":[`...)
@@ -163,7 +163,7 @@ func (w *jsonWriter) strings(d *Dataset, el *Element, vr VR) {
 			w.dst = append(w.dst, ',')
 		}
 		switch {
-		case v == "":
+		case v == "", vr == PN && strings.Trim(v, " ^=") == "":
 			w.dst = append(w.dst, "null"...)
 		case vr == PN:
 			w.dst = appendName(w.dst, v)
@@ -176,14 +176,17 @@ func (w *jsonWriter) strings(d *Dataset, el *Element, vr VR) {
 	w.dst = append(w.dst, ']')
 }
 
-func allEmpty(values []string) bool {
+func allEmpty(values []string, vr VR) bool {
 	for _, v := range values {
-		if v != "" {
+		if v != "" && (vr != PN || strings.Trim(v, " ^=") != "") {
 			return false
 		}
 	}
 	return true
 }
+
+// trimGroup drops padding and the delimiters of empty components at the end, which mean nothing (PS3.5 6.2.1.1).
+func trimGroup(s string) string { return strings.TrimLeft(strings.TrimRight(s, " ^"), " ") }
 
 // appendName writes the component groups of a person name (PS3.18 F.2.2).
 func appendName(dst []byte, v string) []byte {
@@ -195,7 +198,7 @@ func appendName(dst []byte, v string) []byte {
 		if key == "Phonetic" && v != "" {
 			group += "=" + v // more groups than PS3.5 6.2.1 knows: nothing is dropped
 		}
-		if group = strings.Trim(group, " "); group == "" {
+		if group = trimGroup(group); group == "" {
 			continue
 		}
 		if !first {

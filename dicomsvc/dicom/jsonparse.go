@@ -258,14 +258,7 @@ type name [3]string
 // itemOrName reads an object in a Value array after its brace: a person name when its keys are the names of component groups. The VR may come
 // after the value, so that it cannot decide.
 func (p *jsonParser) itemOrName(depth int, d *Dataset) (any, error) {
-	if !p.dec.More() {
-		_, err := p.dec.Token()
-		if err != nil {
-			return nil, p.bad("not valid JSON")
-		}
-		return &Dataset{parent: d}, nil
-	}
-	if !p.nameAhead() {
+	if !p.dec.More() || !p.nameAhead() {
 		if depth+1 > p.lim.Depth {
 			return nil, p.over("sequences nest too deep")
 		}
