@@ -272,11 +272,18 @@ func trimString(s string) string {
 
 // trimValue drops what PS3.5 6.2 calls not significant: leading spaces count in the free text VRs.
 func trimValue(s string, vr VR) string {
+	if trimsLeft(vr) {
+		return trimString(s)
+	}
+	return strings.TrimRight(s, " \x00")
+}
+
+func trimsLeft(vr VR) bool {
 	switch vr {
 	case LT, ST, UT, UC, UR:
-		return strings.TrimRight(s, " \x00")
+		return false
 	}
-	return trimString(s)
+	return true
 }
 
 func isASCII(s string) bool {

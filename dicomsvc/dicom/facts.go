@@ -1,6 +1,7 @@
 package dicom
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 )
@@ -22,43 +23,45 @@ const factBytesMax = 1 << 10
 // factSequenceBytesMax bounds one sequence in an index subset, as encoded; a longer one is left out.
 const factSequenceBytesMax = 4 << 10
 
+// factArenaBytes holds the subsets of most instances.
+const factArenaBytes = 2 << 10
+
 // The attributes kept by level: the modules of PS3.3 C.7.1.1, C.7.2 and C.7.3 as far as PS3.4 C.6.1 and C.6.2 and PS3.18 Tables 10.6.3-3 to 10.6.3-5 name
-// them, and those that viewers and worklists commonly ask for.
+// them, and those that viewers and worklists commonly ask for. In ascending order.
 var (
 	patientAttributes = [...]Tag{
-		PatientName, PatientID, IssuerOfPatientID, TypeOfPatientID, IssuerOfPatientIDQualifiersSequence,
-		PatientBirthDate, PatientBirthTime, PatientSex, QualityControlSubject, OtherPatientIDs, OtherPatientNames,
-		OtherPatientIDsSequence, EthnicGroup, PatientSpeciesDescription, PatientBreedDescription, PatientComments,
-		ResponsiblePerson, ResponsibleOrganization, PatientIdentityRemoved, DeidentificationMethod,
+		PatientName, PatientID, IssuerOfPatientID, TypeOfPatientID, IssuerOfPatientIDQualifiersSequence, PatientBirthDate,
+		PatientBirthTime, PatientSex, QualityControlSubject, OtherPatientIDs, OtherPatientNames, OtherPatientIDsSequence,
+		EthnicGroup, PatientSpeciesDescription, PatientBreedDescription, ResponsiblePerson, ResponsibleOrganization, PatientComments,
 		ClinicalTrialSponsorName, ClinicalTrialProtocolID, ClinicalTrialProtocolName, ClinicalTrialSiteID, ClinicalTrialSubjectID,
-		ClinicalTrialSubjectReadingID,
+		ClinicalTrialSubjectReadingID, PatientIdentityRemoved, DeidentificationMethod,
 	}
 	studyAttributes = [...]Tag{
-		StudyDate, StudyTime, AccessionNumber, IssuerOfAccessionNumberSequence, ReferringPhysicianName, StudyDescription,
-		ProcedureCodeSequence, PhysiciansOfRecord, ConsultingPhysicianName, NameOfPhysiciansReadingStudy, StudyInstanceUID, StudyID,
-		AdmittingDiagnosesDescription, ReferencedStudySequence, PatientAge, PatientSize, PatientWeight, PregnancyStatus,
-		Occupation, AdditionalPatientHistory, AdmissionID, ReasonForTheRequestedProcedure, RequestedProcedureDescription,
-		TimezoneOffsetFromUTC, InstitutionName, InstitutionalDepartmentName, ClinicalTrialTimePointID,
+		StudyDate, StudyTime, AccessionNumber, IssuerOfAccessionNumberSequence, InstitutionName, ReferringPhysicianName,
+		ConsultingPhysicianName, TimezoneOffsetFromUTC, StudyDescription, ProcedureCodeSequence, InstitutionalDepartmentName,
+		PhysiciansOfRecord, NameOfPhysiciansReadingStudy, AdmittingDiagnosesDescription, ReferencedStudySequence, PatientAge,
+		PatientSize, PatientWeight, Occupation, AdditionalPatientHistory, PregnancyStatus, ClinicalTrialTimePointID,
+		StudyInstanceUID, StudyID, RequestedProcedureDescription, AdmissionID, ReasonForTheRequestedProcedure,
 	}
 	seriesAttributes = [...]Tag{
-		Modality, SeriesDate, SeriesTime, SeriesDescription, SeriesDescriptionCodeSequence, Manufacturer, InstitutionName, InstitutionAddress,
-		StationName, InstitutionalDepartmentName, PerformingPhysicianName, OperatorsName, ManufacturerModelName,
-		DeviceSerialNumber, SoftwareVersions, BodyPartExamined, AnatomicRegionSequence, PatientPosition, ProtocolName,
-		SeriesInstanceUID, SeriesNumber, Laterality, FrameOfReferenceUID, PositionReferenceIndicator,
-		PerformedProcedureStepStartDate, PerformedProcedureStepStartTime, PerformedProcedureStepEndDate, PerformedProcedureStepEndTime,
-		PerformedProcedureStepID, PerformedProcedureStepDescription, RequestAttributesSequence, TimezoneOffsetFromUTC,
-		PresentationIntentType, SequenceName, ScanningSequence, ContrastBolusAgent,
+		SeriesDate, SeriesTime, Modality, PresentationIntentType, Manufacturer, InstitutionName, InstitutionAddress,
+		TimezoneOffsetFromUTC, StationName, SeriesDescription, SeriesDescriptionCodeSequence, InstitutionalDepartmentName,
+		PerformingPhysicianName, OperatorsName, ManufacturerModelName, AnatomicRegionSequence, ContrastBolusAgent, BodyPartExamined,
+		ScanningSequence, SequenceName, DeviceSerialNumber, SoftwareVersions, ProtocolName, PatientPosition, SeriesInstanceUID,
+		SeriesNumber, FrameOfReferenceUID, Laterality, PositionReferenceIndicator, PerformedProcedureStepStartDate,
+		PerformedProcedureStepStartTime, PerformedProcedureStepEndDate, PerformedProcedureStepEndTime, PerformedProcedureStepID,
+		PerformedProcedureStepDescription, RequestAttributesSequence,
 	}
 	instanceAttributes = [...]Tag{
-		SOPClassUID, SOPInstanceUID, InstanceNumber, InstanceCreationDate, InstanceCreationTime, AcquisitionDate, AcquisitionTime,
-		AcquisitionDateTime, ContentDate, ContentTime, AcquisitionNumber, ImageType, NumberOfFrames, Rows, Columns, SamplesPerPixel,
-		PhotometricInterpretation, BitsAllocated, BitsStored, HighBit, PixelRepresentation, PlanarConfiguration, PixelSpacing,
-		ImagerPixelSpacing, SliceThickness, SliceLocation, ImagePositionPatient, ImageOrientationPatient, WindowCenter, WindowWidth,
-		RescaleIntercept, RescaleSlope, LossyImageCompression, BurnedInAnnotation, ImageComments, TimezoneOffsetFromUTC,
-		ConceptNameCodeSequence, CompletionFlag, VerificationFlag, ObservationDateTime, VerificationDateTime,
-		ContentLabel, ContentDescription, PresentationCreationDate, PresentationCreationTime, ContentCreatorName,
-		DocumentTitle, MIMETypeOfEncapsulatedDocument, TemporalPositionIdentifier, EchoTime, ImageLaterality, ViewPosition,
-		ReferencedSeriesSequence,
+		ImageType, InstanceCreationDate, InstanceCreationTime, SOPClassUID, SOPInstanceUID, AcquisitionDate, ContentDate,
+		AcquisitionDateTime, AcquisitionTime, ContentTime, TimezoneOffsetFromUTC, ReferencedSeriesSequence, SliceThickness, EchoTime,
+		ImagerPixelSpacing, ViewPosition, AcquisitionNumber, InstanceNumber, ImagePositionPatient, ImageOrientationPatient,
+		ImageLaterality, TemporalPositionIdentifier, SliceLocation, ImageComments, SamplesPerPixel, PhotometricInterpretation,
+		PlanarConfiguration, NumberOfFrames, Rows, Columns, PixelSpacing, BitsAllocated, BitsStored, HighBit, PixelRepresentation,
+		BurnedInAnnotation, WindowCenter, WindowWidth, RescaleIntercept, RescaleSlope, LossyImageCompression, VerificationDateTime,
+		ObservationDateTime, ConceptNameCodeSequence, CompletionFlag, VerificationFlag, DocumentTitle,
+		MIMETypeOfEncapsulatedDocument, ContentLabel, ContentDescription, PresentationCreationDate, PresentationCreationTime,
+		ContentCreatorName,
 	}
 )
 
@@ -85,21 +88,47 @@ func ExtractFacts(h *Dataset) (Facts, error) {
 	f.PatientID = clipped(h.String(PatientID), factBytesMax)
 	f.Issuer = clipped(h.String(IssuerOfPatientID), factBytesMax)
 	f.Frames = numberOfFrames(h)
-	f.Patient = subset(h, patientAttributes[:])
-	f.Study = subset(h, studyAttributes[:])
-	f.Series = subset(h, seriesAttributes[:])
-	f.Instance = subset(h, instanceAttributes[:])
+	var a arena
+	f.Patient = a.subset(h, patientAttributes[:])
+	f.Study = a.subset(h, studyAttributes[:])
+	f.Series = a.subset(h, seriesAttributes[:])
+	f.Instance = a.subset(h, instanceAttributes[:])
 	return f, nil
 }
 
-// subset copies the listed attributes into a data set of its own in UTF-8.
-func subset(h *Dataset, tags []Tag) *Dataset {
-	d := &Dataset{Elements: make([]Element, 0, len(tags))}
+// arena is where the values of the subsets live, so that an instance costs few allocations.
+type arena []byte
+
+// keep returns a padded copy of v.
+func (a *arena) keep(v []byte, vr VR) []byte {
+	if need := len(v) + 1; cap(*a)-len(*a) < need {
+		*a = make([]byte, 0, max(factArenaBytes, need))
+	}
+	start := len(*a)
+	*a = append(*a, v...)
+	if len(v)%2 == 1 {
+		*a = append(*a, vr.pad())
+	}
+	return (*a)[start:len(*a):len(*a)]
+}
+
+// subset copies the listed attributes, whose tags ascend, into a data set of its own in UTF-8.
+func (a *arena) subset(h *Dataset, tags []Tag) *Dataset {
+	var found [len(instanceAttributes)]*Element
+	n := 0
 	for _, tag := range tags {
 		if el := h.Get(tag); el != nil {
-			if kept, ok := fact(h, el); ok {
-				d.Set(kept)
+			found[n] = el
+			n++
+		}
+	}
+	d := &Dataset{Elements: make([]Element, 0, n+1)}
+	for _, el := range found[:n] {
+		if kept, ok := a.fact(h, el); ok {
+			for _, item := range kept.Items {
+				item.parent = d
 			}
+			d.Elements = append(d.Elements, kept)
 		}
 	}
 	if !d.allASCII() {
@@ -109,38 +138,49 @@ func subset(h *Dataset, tags []Tag) *Dataset {
 }
 
 // fact returns a copy of the element in UTF-8, or false when it is not for an index.
-func fact(h *Dataset, el *Element) (Element, bool) {
+func (a *arena) fact(h *Dataset, el *Element) (Element, bool) {
 	vr := el.effectiveVR()
 	switch {
 	case el.Bulk != nil || vr.IsBinary():
 		return Element{}, false
 	case vr == SQ:
-		return sequenceFact(h, el)
+		return a.sequenceFact(h, el)
 	case vr.IsString():
-		s := h.text(el)
-		if !vr.single() {
-			s = joinTrimmed(s, vr)
-		} else {
-			s = trimValue(s, vr)
-		}
-		if len(s) > factBytesMax && !vr.IsText() {
-			return Element{}, false
-		}
-		return Element{Tag: el.Tag, VR: vr, Value: padded([]byte(clipped(s, factBytesMax)), vr)}, true
+		return a.stringFact(h, el, vr)
 	case len(el.Value) > factBytesMax:
 		return Element{}, false
 	}
-	return Element{Tag: el.Tag, VR: vr, Value: append([]byte(nil), el.Value...)}, true
+	return Element{Tag: el.Tag, VR: vr, Value: a.keep(el.Value, vr)}, true
+}
+
+func (a *arena) stringFact(h *Dataset, el *Element, vr VR) (Element, bool) {
+	if len(el.Value) <= factBytesMax && plain(el.Value) && bytes.IndexByte(el.Value, '\\') < 0 {
+		v := bytes.TrimRight(el.Value, " \x00")
+		if trimsLeft(vr) {
+			v = bytes.TrimLeft(v, " ")
+		}
+		return Element{Tag: el.Tag, VR: vr, Value: a.keep(v, vr)}, true
+	}
+	s := h.text(el)
+	if vr.single() {
+		s = trimValue(s, vr)
+	} else {
+		s = joinTrimmed(s, vr)
+	}
+	if len(s) > factBytesMax && !vr.IsText() {
+		return Element{}, false
+	}
+	return Element{Tag: el.Tag, VR: vr, Value: a.keep([]byte(clipped(s, factBytesMax)), vr)}, true
 }
 
 // sequenceFact copies a small sequence; its items are in UTF-8 and inherit from the subset.
-func sequenceFact(h *Dataset, el *Element) (Element, bool) {
+func (a *arena) sequenceFact(h *Dataset, el *Element) (Element, bool) {
 	budget := factSequenceBytesMax
-	items, ok := factItems(h, el, &budget, 0)
+	items, ok := a.factItems(h, el, &budget, 0)
 	return Element{Tag: el.Tag, VR: SQ, Items: items}, ok
 }
 
-func factItems(h *Dataset, el *Element, budget *int, depth int) ([]*Dataset, bool) {
+func (a *arena) factItems(h *Dataset, el *Element, budget *int, depth int) ([]*Dataset, bool) {
 	var items []*Dataset
 	for _, from := range el.Items {
 		item := &Dataset{}
@@ -152,13 +192,13 @@ func factItems(h *Dataset, el *Element, budget *int, depth int) ([]*Dataset, boo
 			case !ok:
 			case e.VR == SQ && depth < 4:
 				kept = Element{Tag: e.Tag, VR: SQ}
-				if kept.Items, ok = factItems(from, e, budget, depth+1); !ok {
+				if kept.Items, ok = a.factItems(from, e, budget, depth+1); !ok {
 					return nil, false
 				}
 			case e.VR == SQ:
 				return nil, false
 			default:
-				kept, ok = fact(from, e)
+				kept, ok = a.fact(from, e)
 			}
 			if !ok {
 				continue

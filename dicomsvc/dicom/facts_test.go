@@ -3,6 +3,7 @@ package dicom
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -86,5 +87,13 @@ func TestFactsSequenceBounded(t *testing.T) {
 	}
 	if f.Series.Get(RequestAttributesSequence) != nil {
 		t.Error("a sequence of 200 items is in the index")
+	}
+}
+
+func TestFactLists(t *testing.T) {
+	for _, list := range [][]Tag{patientAttributes[:], studyAttributes[:], seriesAttributes[:], instanceAttributes[:]} {
+		if !slices.IsSorted(list) || len(list) > len(instanceAttributes) {
+			t.Errorf("list of %d tags from %v is not in order or too long", len(list), list[0])
+		}
 	}
 }
