@@ -397,16 +397,29 @@ func (f *fetch) decode(s span) error {
 	}
 	want := make([]bool, g.N())
 	for _, p := range f.pieces {
-		want[p.cell] = want[p.cell] || !p.done
+		if p.done || len(cells[p.cell]) > 0 {
+			continue
+		}
+		want[p.cell] = true
+		if p.from == s.from && p.to == s.to {
+			cells[p.cell] = p.dst[:0:len(p.dst)] // decoded in place
+			continue
+		}
+		room := f.r.slabs.get(s.to - s.from)
+		defer f.r.slabs.put(room)
+		cells[p.cell] = (*room)[:0]
 	}
 	if err := f.r.coder.ReconstructSome(cells, want); err != nil {
 		return err
 	}
 	for _, p := range f.pieces {
-		if !p.done {
-			copy(p.dst, cells[p.cell][p.from-s.from:p.to-s.from])
-			p.done = true
+		if p.done {
+			continue
 		}
+		if from := cells[p.cell][p.from-s.from : p.to-s.from]; &from[0] != &p.dst[0] {
+			copy(p.dst, from)
+		}
+		p.done = true
 	}
 	f.markShy()
 	return nil
