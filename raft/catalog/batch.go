@@ -52,7 +52,11 @@ func Encode(batch Batch) ([]byte, error) {
 	if len(entry)+4 > maxEntryBytes {
 		return nil, invalid("Batch", "larger than 1 MiB compressed")
 	}
-	return binary.LittleEndian.AppendUint32(entry, checksum(entry)), nil
+	return appendChecksum(entry), nil
+}
+
+func appendChecksum(entry []byte) []byte {
+	return binary.LittleEndian.AppendUint32(entry, checksum(entry))
 }
 
 // checksum is CRC32C.

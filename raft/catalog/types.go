@@ -36,12 +36,12 @@ type PrincipalKind uint8
 
 // The kinds of actors on whose behalf commands are proposed and reads are made.
 const (
-	PrincipalSystem PrincipalKind = iota // background work of the ring itself
-	PrincipalNode                        // another node
-	PrincipalAE                          // a DICOM application entity
-	PrincipalToken                       // the subject of an access token
-	PrincipalPerson                      // a signed-in person
-	PrincipalAnonymous                   // somebody on this machine, unnamed
+	PrincipalSystem    PrincipalKind = iota // background work of the ring itself
+	PrincipalNode                           // another node
+	PrincipalAE                             // a DICOM application entity
+	PrincipalToken                          // the subject of an access token
+	PrincipalPerson                         // a signed-in person
+	PrincipalAnonymous                      // somebody on this machine, unnamed
 )
 
 // Principal is on whose behalf a command is proposed or a read is made. The catalog records it and
