@@ -40,8 +40,8 @@ type Association struct {
 	aborted atomic.Bool // locally, by Abort
 	closing sync.Once
 
-	wmu sync.Mutex // held over writes on purpose: messages must not interleave
-	buf []byte     // the write buffer
+	write chan struct{} // full while somebody writes a message: they must not interleave
+	buf   []byte        // the write buffer, of whoever filled write
 }
 
 func newAssociation(conn net.Conn, t Timers, requestor bool, log *slog.Logger) *Association {
@@ -52,6 +52,7 @@ func newAssociation(conn net.Conn, t Timers, requestor bool, log *slog.Logger) *
 	w := newWatch(conn, t.withDefaults())
 	tr := &transport{Conn: conn, w: w, raw: raw}
 	a := &Association{conn: tr, watch: w, log: log, br: bufio.NewReaderSize(tr, readBufferBytes), maxPDU: AdvertisedPDU}
+	a.write = make(chan struct{}, 1)
 	a.machine = machine{requestor: requestor, st: sta1}
 	a.in.a = a
 	return a
@@ -189,7 +190,7 @@ func (a *Association) timedOut(cause error) error {
 }
 
 // abortWith sends an A-ABORT if the state still allows it. It does not wait
-// for a writer that is stuck: then the transport is closed under it.
+// long for a writer: then the transport is closed under it.
 func (a *Association) abortWith(source, reason byte) {
 	switch a.machine.on(evtAbortRequest) {
 	case aa1:
@@ -204,11 +205,15 @@ func (a *Association) abortWith(source, reason byte) {
 }
 
 func (a *Association) sendAbort(source, reason byte) {
-	if !a.wmu.TryLock() {
+	timer := time.NewTimer(abortWait)
+	defer timer.Stop()
+	select {
+	case a.write <- struct{}{}:
+	case <-timer.C:
 		a.conn.Close()
 		return
 	}
-	defer a.wmu.Unlock()
+	defer func() { <-a.write }()
 	if _, err := a.conn.Write(abortPDU(source, reason)); err != nil {
 		a.conn.Close()
 	}
@@ -246,7 +251,7 @@ func (a *Association) remoteAbort(length uint32) error {
 
 // Abort sends an A-ABORT from the service user and makes pending reads and
 // writes fail. It may be called from any goroutine and more than once, and does
-// not wait for a write under way: the transport is closed under that. Close
+// not wait long for a write under way: the transport is closed under that. Close
 // must still follow.
 func (a *Association) Abort() {
 	if a.aborted.Swap(true) {
@@ -266,8 +271,8 @@ func (a *Association) ReplyRelease() error {
 }
 
 func (a *Association) writeControl(b []byte) error {
-	a.wmu.Lock()
-	defer a.wmu.Unlock()
+	a.write <- struct{}{}
+	defer func() { <-a.write }()
 	if _, err := a.conn.Write(b); err != nil {
 		return a.transportLost(err)
 	}

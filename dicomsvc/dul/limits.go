@@ -57,5 +57,6 @@ const (
 	keepAliveIdle   = 15 * time.Second // first probe; with the next two: a vanished peer is noticed after 45 s
 	keepAliveStep   = 10 * time.Second
 	keepAliveProbes = 3
-	unackedMax      = 45 * time.Second // sent data nobody acknowledges
+	abortWait       = 250 * time.Millisecond // for a write under way to end before an abort
+	unackedMax      = 45 * time.Second       // sent data nobody acknowledges
 )

@@ -182,9 +182,9 @@ func (a *Association) sendLocked(contextID byte, command []byte, fill func(*pack
 	if _, ok := a.contexts[contextID]; !ok {
 		return ErrContext
 	}
-	a.wmu.Lock()
+	a.write <- struct{}{}
 	err := a.send(contextID, command, fill)
-	a.wmu.Unlock()
+	<-a.write
 	var src *sourceError
 	switch {
 	case err == nil || errors.Is(err, ErrClosed):
