@@ -193,7 +193,7 @@ type Stats struct {
 	DamagedBytes  int64 // found bad by Open where they had been synced
 	TornBytes     int64 // found bad by Open where a crash explains it
 	DamagedFiles  int   // segments whose header is unreadable: all they held is lost here
-	CutShort      int   // segments that lost their end after a later one was synced
+	CutShort      int   // segments without their end though a later one was synced: cut, or torn by a full disk
 	Commits       int64 // since Open
 	BytesWritten  int64 // since Open, with headers and tags
 	Syncs         int64 // since Open

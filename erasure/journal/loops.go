@@ -76,7 +76,7 @@ func (j *Journal) roundLocked() []turn {
 		r := turn{tail: t, target: t.written, syncs: t.written > t.durable}
 		if t.sealed && !t.torn && t.writes == 0 && !t.ended {
 			r.ends, r.syncs, r.last = true, true, t.last
-			r.end = frame{kind: frameEnd, length: frameEndBytes, counter: t.counter, durable: t.durable}
+			r.end = frame{kind: frameEnd, length: frameEndBytes, counter: t.counter, durable: j.provenLocked(t)}
 		}
 		round = append(round, r)
 	}

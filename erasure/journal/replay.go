@@ -63,6 +63,7 @@ func (j *Journal) replay() (uint64, error) {
 		}
 		last = n
 	}
+	r.closeBefore(nil)
 	for key := range r.lost {
 		if _, ok := j.index.entries[key]; !ok {
 			j.index.corrupt[key] = struct{}{}
@@ -188,8 +189,7 @@ func (r *replay) scan(s *segment, w *window) ([]candidate, error) {
 		}
 		pos = next
 	}
-	r.report(s, c.bad)
-	r.closeScan(c)
+	r.closeBefore(c)
 	return c.found, nil
 }
 
@@ -216,7 +216,6 @@ func (c *scan) visit(pos int64, h frame) (bool, error) {
 		return false, nil
 	}
 	c.ended = true
-	c.durable[c.s.number] = uint32(pos)
 	c.follow(c.last, ref{binary.LittleEndian.Uint32(plain), Key(plain[4:])})
 	return true, nil
 }
@@ -232,16 +231,27 @@ func (c *scan) visitCommit(plain []byte, h frame, offset uint32) bool {
 	return true
 }
 
-// closeScan looks whether the segment before this one lost its end: when a frame says that this one
-// was synced beyond its header, the one before had been ended and synced.
-func (r *replay) closeScan(c *scan) {
+// closeBefore judges the segment before c, or the last one when c is nil. A frame of c that was placed
+// when c was synced beyond its header proves that the segment before had been ended and synced whole,
+// unless a full disk tore it.
+func (r *replay) closeBefore(c *scan) {
 	p := r.before
-	if p != nil && !p.ended && p.s.incarnation == c.s.incarnation && r.durable[c.s.number] > headBytes {
-		p.s.damaged = true
-		r.j.stats.CutShort++
-		r.j.cfg.Log.Error("journal segment lost its end", "segment", p.s.number, "bytes", p.s.size)
+	if r.before = c; c != nil {
+		c.window = nil // not needed any more
 	}
-	r.before = c
+	if p == nil {
+		return
+	}
+	if c != nil && p.s.incarnation == c.s.incarnation && r.durable[c.s.number] > headBytes {
+		if p.ended {
+			r.durable[p.s.number] = p.s.size
+		} else {
+			p.s.damaged = true
+			r.j.stats.CutShort++
+			r.j.cfg.Log.Error("journal segment lost its end", "segment", p.s.number, "bytes", p.s.size)
+		}
+	}
+	r.report(p.s, p.bad)
 }
 
 // stretch is a stretch of a segment.

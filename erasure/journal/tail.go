@@ -88,16 +88,22 @@ func (j *Journal) reserveLocked(size int64) (spot, error) {
 }
 
 func (j *Journal) giveLocked(t *tail, size int64) spot {
-	s := spot{tail: t, offset: t.end, counter: t.counter, durable: headBytes}
-	if t == j.tails[0] { // what lies behind an older segment's end counts only when that is synced
-		s.durable = t.durable
-	}
+	s := spot{tail: t, offset: t.end, counter: t.counter, durable: j.provenLocked(t)}
 	t.end += uint32(size)
 	t.size = t.end
 	t.counter++
 	t.writes++
 	t.spans = append(t.spans, span{start: s.offset, end: t.end})
 	return s
+}
+
+// provenLocked is how much of t counts as synced: nothing behind the header until all older segments
+// are ended and synced, for that is what the value proves of them.
+func (j *Journal) provenLocked(t *tail) uint32 {
+	if t != j.tails[0] {
+		return headBytes
+	}
+	return t.durable
 }
 
 // preallocate makes room for size bytes behind the end, or fails with ErrFull. File systems that
