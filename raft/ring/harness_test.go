@@ -233,6 +233,7 @@ type ledger struct {
 	applied  uint64
 	commands []string
 	calls    int
+	forget   bool // keep no commands
 	stuck    bool // do not record the index any more
 	restores int
 	before   func() // called before a restore takes effect
@@ -240,7 +241,7 @@ type ledger struct {
 
 func openLedger(t testing.TB, fs vfs.FS, dir string) *ledger {
 	t.Helper()
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(fs, dir); err != nil {
 		t.Fatal(err)
 	}
 	l := &ledger{fs: fs, dir: dir}
@@ -275,13 +276,13 @@ func (l *ledger) Apply(entries []Entry) [][]byte {
 	l.calls++
 	var out [][]byte
 	for _, e := range entries {
-		if e.Data != nil {
+		if e.Data != nil && !l.forget {
 			l.commands = append(l.commands, string(e.Data))
 		}
 		if !l.stuck {
 			l.applied = e.Index
 		}
-		out = append(out, fmt.Appendf(nil, "done %s", e.Data))
+		out = append(out, fmt.Appendf(nil, "done %.100s", e.Data))
 	}
 	return out
 }
@@ -418,10 +419,10 @@ func propose(t testing.TB, p *peer, command string) uint64 {
 	defer cancel()
 	index, result, err := p.ring.Propose(ctx, []byte(command))
 	if err != nil {
-		t.Fatalf("propose %q at %s: %v", command, p.id, err)
+		t.Fatalf("propose %.100q at %s: %v", command, p.id, err)
 	}
-	if want := []byte("done " + command); !bytes.Equal(result, want) {
-		t.Fatalf("propose %q: got result %q, want %q", command, result, want)
+	if want := fmt.Appendf(nil, "done %.100s", command); !bytes.Equal(result, want) {
+		t.Fatalf("propose %.100q: got result %q, want %q", command, result, want)
 	}
 	return index
 }
@@ -453,6 +454,21 @@ func form(t testing.TB, n int, tune func(*Config)) []*peer {
 		}
 		join(t, peers[0], p)
 	}
+	// A voter that has not heard of a promotion yet refuses the new voter its vote: wait until all know.
+	until(t, "all know all voters", func() bool {
+		for _, p := range peers {
+			voters := 0
+			for _, s := range p.ring.Servers() {
+				if s.Voter {
+					voters++
+				}
+			}
+			if voters < n {
+				return false
+			}
+		}
+		return true
+	})
 	return peers
 }
 

@@ -33,6 +33,9 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 func (p pebbleLogger) listener() *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) { p.log.Warn("raft log database failed in the background", "err", err) },
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			p.fail(fmt.Errorf("%w: raft log database: %w", ErrDamaged, info.Details))
+		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
 			p.log.Warn("raft disk was slow", "op", info.OpType.String(), "ms", info.Duration.Milliseconds())
 		},

@@ -50,7 +50,7 @@ type ghost struct {
 // openLogStore opens or creates the log of cfg. It fails with ErrShortLog, ErrDamaged or
 // ErrWrongServer. fail is told, at most once a call, of what happens in the background.
 func openLogStore(cfg Config, fail func(error)) (*logStore, error) {
-	if err := cfg.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make raft directory: %w", err)
 	}
 	cache := pebble.NewCache(blockCacheBytes)
@@ -100,7 +100,7 @@ func (s *logStore) load(cfg Config) error {
 	if s.pos.vote, err = s.loadVote(); err != nil {
 		return err
 	}
-	if fresh && (s.last > 0 || s.pos.vote.seq > 0) {
+	if fresh && (cfg.Existing || s.last > 0 || s.pos.vote.seq > 0) {
 		return fmt.Errorf("%w: the mark is missing", ErrShortLog)
 	}
 	if err := s.compare(marked); err != nil {

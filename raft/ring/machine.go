@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 
 	"github.com/hashicorp/raft"
 )
@@ -15,12 +14,6 @@ type machine struct {
 }
 
 var _ raft.BatchingFSM = machine{}
-
-// die stops the ring and the library's goroutine that called: there is no state to go on with.
-func (m machine) die(err error) {
-	m.r.fail(err)
-	runtime.Goexit()
-}
 
 // ApplyBatch implements raft.BatchingFSM: one Apply of the state machine for all logs that it has not seen yet.
 func (m machine) ApplyBatch(logs []*raft.Log) []any {
@@ -39,13 +32,15 @@ func (m machine) ApplyBatch(logs []*raft.Log) []any {
 		entries = append(entries, e)
 	}
 	out := make([]any, len(logs))
-	if len(entries) == 0 {
+	if len(entries) == 0 || m.stopped(out) {
 		return out
 	}
 	results := m.r.fsm.Apply(entries)
 	last := entries[len(entries)-1].Index
 	if len(results) != len(entries) || m.r.fsm.Applied() < last {
-		m.die(fmt.Errorf("%w: it is at entry %d after being given entry %d", ErrStateMachine, m.r.fsm.Applied(), last))
+		m.r.fail(fmt.Errorf("%w: it is at entry %d after being given entry %d", ErrStateMachine, m.r.fsm.Applied(), last))
+		m.stopped(out)
+		return out
 	}
 	for i, result := range results {
 		out[len(logs)-len(entries)+i] = result
@@ -54,6 +49,17 @@ func (m machine) ApplyBatch(logs []*raft.Log) []any {
 		m.r.notifyChange()
 	}
 	return out
+}
+
+// stopped answers a batch with the failure of the ring, if there is one: after it nothing more is applied.
+func (m machine) stopped(out []any) bool {
+	err := m.r.Err()
+	for i := range out {
+		if err != nil {
+			out[i] = err
+		}
+	}
+	return err != nil
 }
 
 // Apply implements raft.FSM; the library uses ApplyBatch.
@@ -77,7 +83,8 @@ func (m machine) Restore(source io.ReadCloser) error {
 	for {
 		if r, ok := source.(*snapReader); ok {
 			if err := m.r.restore(r.snap); err != nil {
-				m.die(err)
+				m.r.fail(err)
+				return err
 			}
 			m.r.notifyChange()
 			return nil

@@ -94,6 +94,26 @@ func writeAtomic(fsys vfs.FS, path string, b []byte) error {
 	return syncDir(fsys, fsys.PathDir(path))
 }
 
+// makeDir makes dir and its parents, durably.
+func makeDir(fsys vfs.FS, dir string) error {
+	var created []string
+	for p := dir; ; p = fsys.PathDir(p) {
+		if _, err := fsys.Stat(p); err == nil || p == fsys.PathDir(p) {
+			break
+		}
+		created = append(created, p)
+	}
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, p := range created {
+		if err := syncDir(fsys, fsys.PathDir(p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // syncDir makes the names in dir durable.
 func syncDir(fsys vfs.FS, dir string) error {
 	d, err := fsys.OpenDir(dir)

@@ -98,12 +98,12 @@ func (r *Ring) promote(ctx context.Context, node place.NodeID) error {
 	}
 	ask, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	a, err := r.forward(ask, node, message{verb: verbStatus})
+	got, err := r.status(ask, s)
 	if err != nil {
 		return fmt.Errorf("%w: it cannot be asked: %v", ErrBehind, err)
 	}
-	if last := r.LastIndex(); a.index+promoteLagMax < last {
-		return fmt.Errorf("%w: it is at entry %d of %d", ErrBehind, a.index, last)
+	if last := r.LastIndex(); got.last+promoteLagMax < last {
+		return fmt.Errorf("%w: it is at entry %d of %d", ErrBehind, got.last, last)
 	}
 	id := serverID(s.Node, s.Incarnation)
 	return r.change(ctx, func() raft.IndexFuture {

@@ -186,6 +186,7 @@ func (r *Ring) watch(notify <-chan bool, events <-chan raft.Observation) {
 type opening struct {
 	ready chan struct{} // closed when the entry was applied
 	lost  chan struct{} // closed when leadership ended
+	term  uint64        // set, under Ring.mu, before ready is closed
 }
 
 // led notes that leadership began or ended.
@@ -218,10 +219,14 @@ func (r *Ring) openTerm(o *opening) {
 			case <-ctx.Done():
 			}
 		}()
+		term := r.Term()
 		_, err := r.apply(ctx, nil)
 		cancel()
 		<-stop
-		if err == nil {
+		if err == nil && r.Term() == term { // so the entry is of this term
+			r.mu.Lock()
+			o.term = term
+			r.mu.Unlock()
 			close(o.ready)
 			return
 		}

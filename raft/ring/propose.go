@@ -124,7 +124,7 @@ func (r *Ring) lead(ctx context.Context, q message) (message, error) {
 		index, err := r.readIndex(ctx)
 		return message{index: index}, err
 	case verbStatus:
-		return message{index: r.LastIndex()}, nil
+		return r.ownStatus(), nil
 	}
 	return message{}, r.changeMembers(ctx, q)
 }
@@ -144,6 +144,10 @@ func (r *Ring) apply(ctx context.Context, data []byte) (message, error) {
 		f := r.raft.Apply(data, attemptTime)
 		if err := f.Error(); err != nil {
 			done <- outcome{err: libraryError(err)}
+			return
+		}
+		if err, stopped := f.Response().(error); stopped {
+			done <- outcome{err: fmt.Errorf("%w: %w", errUncertain, err)}
 			return
 		}
 		result, _ := f.Response().([]byte)

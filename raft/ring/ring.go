@@ -93,7 +93,10 @@ type Config struct {
 	// Self and Incarnation name this server. A node that lost its log gets a new incarnation, never the old one.
 	Self        place.NodeID
 	Incarnation uint64
-	Link        Link
+	// Existing says that this server has run before: then an empty Dir, such as a disk not mounted or replaced, is
+	// ErrShortLog instead of a new beginning under an old name.
+	Existing bool
+	Link     Link
 	// MAC is the ring's keyed hash over length-prefixed parts.
 	MAC func(parts ...[]byte) [32]byte
 	// Now is the clock for LastContact. Safety never depends on it.

@@ -84,6 +84,7 @@ func TestIsolatedLeader(t *testing.T) {
 		old := leaderOf(t, peers...)
 		rest := others(peers, old)
 		old.mesh.both(true, old.id, ids(rest)...)
+		time.Sleep(time.Millisecond) // what was on its way arrived
 
 		var wg sync.WaitGroup
 		wg.Go(func() {

@@ -46,7 +46,7 @@ type stored struct {
 // openSnapStore finds the newest snapshot below dir and removes leftovers. It fails with ErrDamaged when CURRENT or META cannot be
 // read, or files are missing or of another size; contents are checked when they are read.
 func openSnapStore(fsys vfs.FS, dir string, s seal, log *slog.Logger) (*snapStore, error) {
-	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(fsys, dir); err != nil {
 		return nil, fmt.Errorf("make snapshot directory: %w", err)
 	}
 	st := &snapStore{fs: fsys, dir: dir, seal: s, log: log, next: 1, pins: map[uint64]int{}}
