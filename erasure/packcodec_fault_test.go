@@ -168,6 +168,27 @@ func TestHedgedRead(t *testing.T) {
 	})
 }
 
+// A parity source that hangs while it stands in for a lost shard is itself replaced after one hedge time.
+func TestHedgedDecode(t *testing.T) {
+	p := encodePack(t, specOf(place.Geometry{K: 4, M: 2}, 1), [][2]int{{700_000, 1000}})
+	synctest.Test(t, func(t *testing.T) {
+		sources := p.sources()
+		sources[0] = nil
+		sources[4].before = func(ctx context.Context, _ int64, _ int) error { <-ctx.Done(); return ctx.Err() }
+		r := p.open(t, sources, func(s *PackSpec) { s.Hedge = 100 * time.Millisecond })
+		began := time.Now()
+		if !bytes.Equal(readAll(t, r, len(p.plain)), p.plain) {
+			t.Fatal("bytes differ")
+		}
+		if took := time.Since(began); took != 100*time.Millisecond {
+			t.Errorf("took %v, want one hedge of 100ms", took)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A source that fails outright costs no waiting and is asked again only when others fail.
 func TestDownSourceIsAskedLast(t *testing.T) {
 	p := encodePack(t, specOf(place.Geometry{K: 2, M: 1}, 1), [][2]int{{7 << 20, 1000}})

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -249,8 +251,9 @@ func TestPackFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var seen bad
 	ps := PackSpec{Ring: spec.Ring, Pack: spec.Pack, Encode: spec.Encode, Geometry: g, CellBytes: info.CellBytes,
-		BlockBytes: info.BlockBytes, StreamBytes: info.StreamBytes, Keys: spec.Keys, Sections: OneSection(3_000_000, 8), Now: time.Now}
+		BlockBytes: info.BlockBytes, StreamBytes: info.StreamBytes, Keys: spec.Keys, Sections: OneSection(3_000_000, 8), Now: time.Now, OnBad: seen.note}
 	for i := range g.N() {
 		r, err := shard.Open(vfs.Default, dir, spec.Pack, spec.Encode, i)
 		if err != nil {
@@ -269,6 +272,25 @@ func TestPackFiles(t *testing.T) {
 	defer r.Close()
 	if got := readAll(t, r, len(plain)); !bytes.Equal(got, plain) {
 		t.Error("bytes differ")
+	}
+	// Helical rot on the disk: a flipped byte in every shard file, each in a row of blocks of its own.
+	for i := range g.N() {
+		name := fmt.Sprintf("%x-%d.shard", spec.Encode[:], i)
+		path := filepath.Join(dir, name[:2], name[2:4], name)
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file[96+i*(info.BlockBytes+4)+1000*i+5] ^= 0x40
+		if err := os.WriteFile(path, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readAll(t, r, len(plain)); !bytes.Equal(got, plain) {
+		t.Error("bytes differ after rot")
+	}
+	if seen.n < g.K || !errors.Is(seen.list[1], shard.ErrCorrupt) {
+		t.Errorf("rot in every data shard, reported %v", seen.list)
 	}
 	if m, err := r.ManifestBytes(t.Context(), 0); err != nil || string(m) != "manifest" {
 		t.Errorf("manifest %q %v", m, err)

@@ -100,6 +100,7 @@ type fetch struct {
 	avoid  []int
 	pieces []*piece
 
+	fresh   bool // reads were started since the timer was set
 	results chan *read
 	flying  map[*read]bool
 	have    map[int]*read // shards whose read came back good, the widest of each
@@ -146,12 +147,16 @@ func (f *fetch) attempt(ctx context.Context) error {
 	defer f.drop()
 
 	f.startPieces(ctx)
-	timer := time.NewTimer(f.patience())
+	timer := time.NewTimer(hedgeMost) // set again as soon as reads are started
 	defer timer.Stop()
 	for {
 		done, err := f.advance(ctx)
 		if done || err != nil {
 			return err
+		}
+		if f.fresh {
+			f.fresh = false
+			timer.Reset(f.patience())
 		}
 		select {
 		case got := <-f.results:
@@ -207,7 +212,7 @@ func (r *PackReader) isShy(i int) bool {
 // start reads a span of shard i.
 func (f *fetch) start(ctx context.Context, i int, s span) {
 	rd := &read{shard: i, span: s, buf: f.r.slabs.get(s.to - s.from)}
-	f.flying[rd] = true
+	f.flying[rd], f.fresh = true, true
 	off := f.stripe*int64(f.r.shape.CellBytes) + int64(s.from)
 	src, now, results := f.r.spec.Sources[i], f.r.spec.Now, f.results
 	// Ends when the source returns, which it does soon after ctx ends; Close waits for it. It owns

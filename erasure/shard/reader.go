@@ -213,8 +213,9 @@ func (r *Reader) scan(ctx context.Context, raw func([]byte), bad func(int64)) er
 			return fmt.Errorf("verify shard %v: %w", r.at, err)
 		}
 		err := r.blocks(off, min(step, body-off), func(int64, []byte) {}, raw)
-		if corrupt, ok := err.(*CorruptError); ok && bad != nil {
-			bad(corrupt.Block)
+		var at *CorruptError
+		if bad != nil && errors.As(err, &at) {
+			bad(at.Block)
 			continue
 		}
 		if err != nil {
