@@ -3,20 +3,8 @@ package dicom
 import (
 	"bytes"
 	"io"
-	"os"
-	"path/filepath"
 	"testing"
 )
-
-// ctObject returns a data set of a CT image: a header of about 1,800 bytes and 512 KiB of pixels.
-func ctObject(t testing.TB) []byte {
-	b, err := os.ReadFile(filepath.Join("testdata", "ct_header.bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = AppendElementHeader(b, true, false, PixelData, OW, 512<<10)
-	return append(b, make([]byte, 512<<10)...)
-}
 
 type onlyReader struct{ io.Reader }
 

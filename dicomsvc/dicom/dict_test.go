@@ -1,6 +1,10 @@
 package dicom
 
 import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
@@ -110,6 +114,27 @@ func TestValidUID(t *testing.T) {
 	} {
 		if got := [2]bool{ValidUID(s), usableUID(s)}; got != want {
 			t.Errorf("%q: got %v, want %v", s, got, want)
+		}
+	}
+}
+
+// TestGenerated runs the generator on the standard's tables, where they lie beside the repository, and wants the committed files.
+func TestGenerated(t *testing.T) {
+	const tables = "../../../shared/standard"
+	if _, err := os.Stat(tables); err != nil || testing.Short() {
+		t.Skip("no tables beside the repository, or tests are to be short")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("go", "run", "gen.go", tables, dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, name := range []string{"dict_gen.go", "sopclass_gen.go"} {
+		want, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s is not what gen.go makes: run it again (%v)", name, err)
 		}
 	}
 }

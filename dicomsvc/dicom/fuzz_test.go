@@ -17,10 +17,7 @@ var fuzzSyntaxes = [...]string{ImplicitVRLittleEndian, ExplicitVRLittleEndian, E
 
 // seedSets are data sets in Explicit VR Little Endian that between them reach most of the parser.
 func seedSets(t testing.TB) [][]byte {
-	header, err := os.ReadFile(filepath.Join("testdata", "ct_header.bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	header := ctHeader(t)
 	seeds := [][]byte{nil, header, append(bytes.Clone(header), encapsulatedValue([]byte{}, []byte{0xFF, 0xD8, 1, 2}, []byte{3, 4})...)}
 	for _, s := range []string{
 		"\x08\x00\x40\x11UN\x00\x00\xff\xff\xff\xff\xfe\xff\x00\xe0\x0a\x00\x00\x00\x08\x00\x50\x11\x02\x00\x00\x001\x00\xfe\xff\xdd\xe0\x00\x00\x00\x00",

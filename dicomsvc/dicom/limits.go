@@ -36,6 +36,8 @@ const (
 	windowBytes = 8 << 10
 	// bulkWindowBytes is its read size while bulk data flows by.
 	bulkWindowBytes = 128 << 10
+	// scratchKept is the longest scratch list that a reused scanner keeps: a CT header has about 100 elements.
+	scratchKept = 1024
 	// growStep is the first allocation for a value of unproven length; it doubles as bytes arrive.
 	growStep = 64 << 10
 	// emptyReadsMax is how many reads in a row may return nothing before the reader is called broken.

@@ -20,6 +20,8 @@ type parser struct {
 	elements int // elements and items so far
 	held     int // bytes of values in memory
 	signed   bool
+	// bare says that the first element of a stream announced as Explicit VR had none: it is Implicit VR under a wrong name.
+	bare bool
 
 	// Elements of open data sets and items of open sequences; a level's own begin at its mark.
 	open  []Element
@@ -55,11 +57,21 @@ type header struct {
 
 func (p *parser) start(syn Syntax, lim Limits) {
 	p.lim = lim.filled()
-	p.elements, p.held, p.signed = 0, 0, false
+	p.elements, p.held, p.signed, p.bare = 0, 0, false, false
 	p.root = &Dataset{}
 	p.sets, p.cells, p.bytes = nil, nil, nil
-	p.open, p.items = p.open[:0], p.items[:0]
+	p.open, p.items = reused(p.open), reused(p.items)
 	p.stack = append(p.stack[:0], level{explicit: syn.Explicit, big: syn.BigEndian, set: p.root, end: -1, bound: -1})
+}
+
+// reused empties a scratch list so that it holds on to nothing that was returned, and lets a big one go.
+func reused[T any](list []T) []T {
+	if cap(list) > scratchKept {
+		return nil
+	}
+	list = list[:cap(list)]
+	clear(list)
+	return list[:0]
 }
 
 // run reads elements until the stream ends or, when stop is not nil, until stop returns true for the next top-level element,
@@ -129,11 +141,12 @@ func (p *parser) header(l *level) (header, error) {
 		}
 		h.size = 12
 		h.length = u32(p.src.ahead()[8:], l.big)
-	case printable(b[4]) && printable(b[5]) || b[4] == 0 && b[5] == 0:
+	case !p.bare && (printable(b[4]) && printable(b[5]) || b[4] == 0 && b[5] == 0):
 		// Blank and "??" VRs come from old equipment that wrote 16-bit lengths.
 		h.vr = p.dictionaryVR(h.tag)
 		h.length = uint32(u16(b[6:], l.big))
 	default:
+		p.bare = p.bare || p.elements == 0
 		h.vr, h.implicit = p.dictionaryVR(h.tag), true
 		h.length = u32(b[4:], l.big)
 	}

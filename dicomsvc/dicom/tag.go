@@ -5,8 +5,6 @@ import (
 	"strings"
 )
 
-//go:generate go run gen.go ../../../shared/standard
-
 // Tag names a data element: group number in the high 16 bits, element number in the low 16 bits (PS3.5 7.1.1).
 type Tag uint32
 
