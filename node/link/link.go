@@ -1,7 +1,7 @@
 // Package link is the mesh between the nodes of a ring: QUIC with mutual TLS on one UDP port a node. It hides
 // connections, dialling, certificates and back-off; its one door is Link, which opens streams to a node by ID.
 //
-//	l, err := link.Open(link.Config{Conn: udp, Identity: id, Resolve: addresses, Now: time.Now})
+//	l, err := link.Open(link.Config{Conn: udp, Identity: id, Resolve: addresses, Now: clock})
 //	l.Handle(link.KindShardRead, serveShard)
 //	s, err := l.OpenStream(ctx, node, link.ClassBulk, link.KindShardRead)
 //

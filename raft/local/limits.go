@@ -1,0 +1,13 @@
+package local
+
+const (
+	// KeyBytesMax bounds a key of Put: names of settings, not data.
+	KeyBytesMax = 256
+	// ValueBytesMax bounds a value of Put and the body of a spool entry: this database is no place for objects.
+	ValueBytesMax = 1 << 20
+
+	cacheBytes    = 8 << 20 // holds the holder index of some 100,000 shards
+	memTableBytes = 4 << 20 // small: every write is synced, and few are under way
+	openFilesMax  = 100
+	lockStripes   = 64 // writers of different shards seldom wait for each other
+)
