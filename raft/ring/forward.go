@@ -130,11 +130,9 @@ func (r *Ring) forward(ctx context.Context, node place.NodeID, q message) (messa
 	return message{}, fmt.Errorf("%w: no reply: %w", errUncertain, err)
 }
 
+// exchange sends q and reads the reply. Frames tell their length, so neither side has to end its half first.
 func exchange(s link.Stream, q message) (message, error) {
 	if _, err := s.Write(encodeMessage(q)); err != nil {
-		return message{}, err
-	}
-	if err := s.CloseWrite(); err != nil {
 		return message{}, err
 	}
 	return readMessage(s, replyBytesMax)

@@ -312,6 +312,7 @@ func TestDamagedWhileRunning(t *testing.T) {
 func TestStuckMachine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := form(t, 1, nil)[0]
+		propose(t, p, "the term is open")
 		p.fsm.mu.Lock()
 		p.fsm.stuck = true
 		p.fsm.mu.Unlock()
