@@ -103,27 +103,45 @@ func (d *DB) Forget(pack place.PackID, encode place.EncodeID, index int) error {
 	return d.write(func(b *pebble.Batch) error { return b.Delete(key, nil) })
 }
 
-// Holders yields the holder index in order of pack, encode and index, as of the call. Stop at the first error. The loop's body must not
-// close the database.
+// Holders yields the holder index in order of pack, encode and index. Entries that change meanwhile may be seen either way. The
+// loop's body may use the database. After an error nothing follows.
 func (d *DB) Holders() iter.Seq2[Held, error] {
 	return func(yield func(Held, error) bool) {
-		stopped := false
-		err := d.scan([]byte{tableHolder}, nil, func(key, value []byte) (bool, error) {
-			if len(key) != holderKeyBytes {
-				return false, fmt.Errorf("%w: holder key", ErrFormat)
+		var after []byte
+		for {
+			page, last, err := d.holdersAfter(after)
+			for _, h := range page {
+				if !yield(h, nil) {
+					return
+				}
 			}
-			generation, err := parseGeneration(value)
 			if err != nil {
-				return false, err
+				yield(Held{}, err)
+				return
 			}
-			h := Held{Index: int(binary.BigEndian.Uint16(key[33:])), Generation: generation}
-			copy(h.Pack[:], key[1:])
-			copy(h.Encode[:], key[17:])
-			stopped = !yield(h, nil)
-			return !stopped, nil
-		})
-		if err != nil && !stopped {
-			yield(Held{}, err)
+			if len(page) < holderPage {
+				return
+			}
+			after = last
 		}
 	}
+}
+
+// holdersAfter returns up to holderPage entries behind a key, and the last one's key.
+func (d *DB) holdersAfter(after []byte) (page []Held, last []byte, err error) {
+	err = d.scan([]byte{tableHolder}, after, func(key, value []byte) (bool, error) {
+		if len(key) != holderKeyBytes {
+			return false, fmt.Errorf("%w: holder key", ErrFormat)
+		}
+		generation, err := parseGeneration(value)
+		if err != nil {
+			return false, err
+		}
+		h := Held{Index: int(binary.BigEndian.Uint16(key[33:])), Generation: generation}
+		copy(h.Pack[:], key[1:])
+		copy(h.Encode[:], key[17:])
+		page, last = append(page, h), append(last[:0], key...)
+		return len(page) < holderPage, nil
+	})
+	return page, last, err
 }

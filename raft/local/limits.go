@@ -9,5 +9,6 @@ const (
 	cacheBytes    = 8 << 20 // holds the holder index of some 100,000 shards
 	memTableBytes = 4 << 20 // small: every write is synced, and few are under way
 	openFilesMax  = 100
+	holderPage    = 1024 // entries of the holder index read at a time
 	lockStripes   = 64 // writers of different shards seldom wait for each other
 )

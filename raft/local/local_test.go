@@ -49,7 +49,7 @@ func newShard(t testing.TB) (place.PackID, place.EncodeID) {
 }
 
 func TestHolderIndexOverEncryptedDisk(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	base, dir := vfs.Default, t.TempDir()
 	root, err := vault.CreateRootKeyFile(base, filepath.Join(dir, "root.key"), rand.Reader)
 	must(t, err)
@@ -131,6 +131,21 @@ func TestRacingHolds(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	for i := range 2*holderPage + 1 {
+		must(t, d.Hold(pack, encode, i+1, 1))
+	}
+	n := 0
+	for h, err := range d.Holders() {
+		must(t, err)
+		if h.Index != n {
+			t.Fatalf("entry %d is of shard %d", n, h.Index)
+		}
+		must(t, d.Check(h.Pack, h.Encode, h.Index, h.Generation))
+		n++
+	}
+	if n != 2*holderPage+2 {
+		t.Errorf("%d entries listed", n)
+	}
 	if g, err := d.Generation(pack, encode, 0); g != 63 || err != nil {
 		t.Errorf("on record: %d, %v", g, err)
 	}
