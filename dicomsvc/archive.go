@@ -173,3 +173,11 @@ func (a *Archive) badShard(pack place.PackID, index int, err error) {
 	a.stats.BadShards.Add(1)
 	a.cfg.Log.Error("shard unreadable, decoded around it", "pack", pack, "shard", index, "err", err)
 }
+
+// Ready returns nil while the archive takes instances, else ErrDraining.
+func (a *Archive) Ready() error {
+	if a.draining.Load() {
+		return ErrDraining
+	}
+	return nil
+}

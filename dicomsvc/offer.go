@@ -292,7 +292,7 @@ func (a *Archive) offerBatch(ctx context.Context, versions []catalog.VersionID) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
 	defer cancel()
-	_, index, err := a.catalog.Do(ctx, Principal{Kind: PrincipalNode, Node: a.cfg.Self}, &add)
+	_, index, err := a.catalog.Do(ctx, Principal{Kind: PrincipalNode, Node: a.cfg.Self}, add)
 	if err != nil {
 		return fmt.Errorf("propose %d instances: %w", len(add.Items), err)
 	}

@@ -250,9 +250,9 @@ func (c *core) useToken(ctx context.Context, req joinRequest) error {
 
 func tokenReason(err error) string {
 	switch {
-	case errors.Is(err, catalog.ErrTokenUsed):
+	case errors.Is(err, catalog.ErrUsed):
 		return "it was used before; make a new one with osteon token create"
-	case errors.Is(err, catalog.ErrTokenExpired):
+	case errors.Is(err, catalog.ErrExpired):
 		return "it has expired; make a new one with osteon token create"
 	default:
 		return "this ring did not issue it"

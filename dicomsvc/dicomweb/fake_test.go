@@ -28,11 +28,11 @@ type fakeArchive struct {
 	items []*fakeItem
 
 	ready     error
-	put       func(n int) error         // before the n-th object, from 0, is stored
-	open      func(n int) error         // before the n-th object is opened
-	cut       int64                     // WriteTo and Section of every object end here with ErrCorrupt; 0: never
-	search    func(n int) error         // before the n-th match
-	principal []dicomsvc.Principal      // of every call
+	put       func(n int) error    // before the n-th object, from 0, is stored
+	open      func(n int) error    // before the n-th object is opened
+	cut       int64                // WriteTo and Section of every object end here with ErrCorrupt; 0: never
+	search    func(n int) error    // before the n-th match
+	principal []dicomsvc.Principal // of every call
 	puts      int
 	opens     int
 	discard   bool // Put reads and forgets pixel data
@@ -346,4 +346,24 @@ func (s *service) load(t testing.TB, names ...string) []*dicomsvc.Instance {
 		out = append(out, s.archive.item(&dicomsvc.Instance{SOPInstanceUID: res.SOPInstanceUID}).in)
 	}
 	return out
+}
+
+// corpusNames lists the real files.
+func corpusNames(t testing.TB) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(corpusDir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && filepath.Ext(path) != ".tsv" {
+			path, err = filepath.Rel(corpusDir, path)
+			names = append(names, path)
+		}
+		return err
+	})
+	if errors.Is(err, os.ErrNotExist) {
+		t.Skip("no corpus here")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }

@@ -19,6 +19,10 @@ const (
 	// paddingBytesMax bounds the white space that may follow a boundary on its line.
 	paddingBytesMax = 64
 
+	// drainBytesMax is how much of a refused request is read, so that its sender gets to read the answer: a
+	// large image.
+	drainBytesMax = 64 << 20
+
 	// urlBytesMax bounds path and query: room for about a thousand UIDs in one list.
 	urlBytesMax = 64 << 10
 	// queryParametersMax bounds the parameters of one query string.

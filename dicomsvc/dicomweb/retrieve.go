@@ -64,12 +64,10 @@ func (s *Server) planRetrieve(r *request) (*plan, *problem) {
 func (r *request) instanceForm(stored string) (offer, bool) {
 	var offers []offer
 	add := func(o offer) {
-		if explicitable(stored) {
+		o.syntax = stored
+		offers = append(offers, o)
+		if explicitable(stored) && stored != dicom.ExplicitVRLittleEndian {
 			o.syntax = dicom.ExplicitVRLittleEndian
-			offers = append(offers, o)
-		}
-		if stored != dicom.ExplicitVRLittleEndian {
-			o.syntax = stored
 			offers = append(offers, o)
 		}
 	}

@@ -34,6 +34,14 @@ type stored struct {
 // gets its own outcome. Whatever the client accepts, it is answered in JSON or XML: an object is worth
 // more than an Accept field.
 func (s *Server) store(w http.ResponseWriter, r *request) *problem {
+	bad := s.storeOrRefuse(w, r)
+	if bad != nil {
+		drain(r)
+	}
+	return bad
+}
+
+func (s *Server) storeOrRefuse(w http.ResponseWriter, r *request) *problem {
 	content, ok := parseMedia(r.Header.Get("Content-Type"))
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
 		return newProblem(http.StatusUnsupportedMediaType, "a compressed request body cannot be stored",
@@ -68,6 +76,9 @@ func (s *Server) store(w http.ResponseWriter, r *request) *problem {
 	if len(result.outcomes) == 0 {
 		return nothingStored(result)
 	}
+	if result.refused != nil {
+		drain(r)
+	}
 	s.report(w, r, result)
 	return nil
 }
@@ -79,14 +90,22 @@ func refusal(err error) *problem {
 		p.status = http.StatusServiceUnavailable
 		p.with("Retry-After", strconv.Itoa(retryAfterSeconds))
 	}
-	return p.with("Connection", "close")
+	return p
+}
+
+// drain reads on for a while before a request is refused: a client that is still sending when the
+// connection closes loses the answer. One that waits for 100 Continue has sent nothing.
+func drain(r *request) {
+	if !strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+		_, _ = io.CopyN(io.Discard, r.Body, drainBytesMax)
+	}
 }
 
 // nothingStored is the problem for a request in which no object was found.
 func nothingStored(result *stored) *problem {
 	if result.broken != nil {
 		return newProblem(http.StatusBadRequest, "the request body cannot be read: "+bodyFault(result.broken),
-			"send every part with its header, an empty line, the object, and the closing boundary --boundary-- at the end").with("Connection", "close")
+			"send every part with its header, an empty line, the object, and the closing boundary --boundary-- at the end")
 	}
 	return newProblem(http.StatusBadRequest, "the request holds no object", "send at least one part of type application/dicom")
 }
@@ -286,9 +305,6 @@ func (s *Server) report(w http.ResponseWriter, r *request, result *stored) {
 	status := result.status()
 	if status == http.StatusServiceUnavailable || status == http.StatusInsufficientStorage {
 		h.Set("Retry-After", strconv.Itoa(retryAfterSeconds))
-	}
-	if result.broken != nil || result.refused != nil {
-		h.Set("Connection", "close")
 	}
 	for _, text := range result.warnings() {
 		h.Add("Warning", "299 "+r.root+` "`+text+`"`)
