@@ -28,9 +28,11 @@ func TestOutsiderWithoutCertificateGetsNothing(t *testing.T) {
 				&tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}, MinVersion: tls.VersionTLS13}, &quic.Config{})
 			if err == nil { // a client learns only afterwards what the server thinks of its missing certificate
 				defer q.CloseWithError(0, "")
-				s, _ := q.OpenStreamSync(ctx)
-				_, _ = s.Write([]byte{byte(KindAdmin), 1, 2, 3})
-				_, err = io.ReadAll(s)
+				var s *quic.Stream
+				if s, err = q.OpenStreamSync(ctx); err == nil {
+					_, _ = s.Write([]byte{byte(KindAdmin), 1, 2, 3})
+					_, err = io.ReadAll(s)
+				}
 			}
 			var transport *quic.TransportError
 			if !errors.As(err, &transport) || !transport.ErrorCode.IsCryptoError() {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -100,7 +101,11 @@ func (s *stream) CloseWrite() error {
 		return err
 	}
 	s.closed = true
-	return streamError(s.q.Close())
+	if err := s.q.Close(); err != nil {
+		// quic-go says only that the stream was cancelled; the cause tells by whom and with what code.
+		return streamError(context.Cause(s.q.Context()))
+	}
+	return nil
 }
 
 func (s *stream) Close() error {

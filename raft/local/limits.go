@@ -10,5 +10,5 @@ const (
 	memTableBytes = 4 << 20 // small: every write is synced, and few are under way
 	openFilesMax  = 100
 	holderPage    = 1024 // entries of the holder index read at a time
-	lockStripes   = 64 // writers of different shards seldom wait for each other
+	lockStripes   = 64   // writers of different shards seldom wait for each other
 )
