@@ -121,7 +121,7 @@ func match(m mediaRange, o offer) (level, lesser int, ok bool) {
 		}
 		return level, 0, true
 	case o.media == mediaDICOM || o.media == mediaOctets:
-		return level, 0, o.syntax == dicom.ExplicitVRLittleEndian
+		return level + 4, 0, o.syntax == dicom.ExplicitVRLittleEndian
 	}
 	return level, 0, true
 }

@@ -49,6 +49,10 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	_ = b.pace.control.SetReadDeadline(start.Add(b.left()))
 	n, err := b.body.Read(p)
 	b.spend(n, b.pace.now().Sub(start))
+	if err != nil {
+		// From here on net/http itself reads, to see the client leave.
+		_ = b.pace.control.SetReadDeadline(time.Time{})
+	}
 	return n, err
 }
 

@@ -173,7 +173,9 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	defer pace.release()
 	w := &pacedWriter{ResponseWriter: plain, pace: pace}
 	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &pacedBody{body: r.Body, pace: pace}
+		body := r.Body
+		r = r.WithContext(r.Context()) // a copy: net/http looks at its own Body again, for 100 Continue
+		r.Body = &pacedBody{body: body, pace: pace}
 	}
 	start := s.cfg.Now()
 	t, bad := s.serve(w, r)
