@@ -30,6 +30,7 @@ func (c *Catalog) Apply(entries []ring.Entry) [][]byte {
 	}
 	applied := c.Applied()
 	s := newState(db, c.uids, c.tables)
+	defer s.close()
 	if s.now, err = readTime(db); err != nil {
 		c.stop(err)
 		return stopped(results)

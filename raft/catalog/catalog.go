@@ -23,7 +23,7 @@ type Config struct {
 	// time stands still.
 	Now        func() time.Time
 	Log        *slog.Logger // nil discards
-	CacheBytes int64        // of Pebble's block cache; 0 is 64 MiB
+	CacheBytes int64        // of Pebble's block cache and write buffers; 0 is 128 MiB, less than 80 MiB leaves no cache
 }
 
 // Proposer is the ring: Propose returns after the entry was applied somewhere, with its index and

@@ -781,3 +781,65 @@ func TestClosed(t *testing.T) {
 		t.Errorf("closing again: %v", err)
 	}
 }
+
+var _ ring.FSM = (*Catalog)(nil)
+
+// TestConcurrentReads reads while entries are applied and the state is replaced; -race watches.
+func TestConcurrentReads(t *testing.T) {
+	ctx := context.Background()
+	c := openTest(t)
+	apply(t, c, at(0), items(t, ct(1, 1, 1), ct(2, 1, 1)))
+	if err := c.Checkpoint("copy"); err != nil {
+		t.Fatal(err)
+	}
+	shared, err := c.With(items(t, ct(3, 1, 1)).Items)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
+	done := make(chan struct{})
+	errs := make(chan error, 4)
+	for i := range cap(errs) {
+		r := c.Reader
+		if i%2 == 1 {
+			r = shared
+		}
+		go func() { // ends when done is closed
+			for {
+				select {
+				case <-done:
+					errs <- nil
+					return
+				default:
+				}
+				n := 0
+				for _, err := range r.Search(ctx, Principal{}, &Query{Level: LevelImage, Relational: true}) {
+					if n++; err != nil {
+						errs <- err
+						return
+					}
+				}
+				if _, err := r.Locate(ctx, ct(1, 1, 1).uid()); err != nil || n < 2 {
+					errs <- fmt.Errorf("saw %d instances: %w", n, err)
+					return
+				}
+			}
+		}()
+	}
+	for i := range 20 {
+		add := items(t, ct(1, 1, 10+i))
+		begin, seal := sealOf(byte(i+1), add.Items)
+		mustOK(t, apply(t, c, at(i), add, begin, seal))
+		if i%7 == 6 {
+			if err := c.Restore("copy"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(done)
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}

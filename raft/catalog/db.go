@@ -34,7 +34,7 @@ type database struct {
 func pebbleOptions(fs vfs.FS, cache *pebble.Cache, log *slog.Logger) *pebble.Options {
 	o := &pebble.Options{
 		FS: fs, Cache: cache, FormatMajorVersion: pebble.FormatWALSyncChunks,
-		MemTableSize: memTableBytes, L0CompactionThreshold: 4,
+		MemTableSize: memTableBytes, MemTableStopWritesThreshold: memTables, L0CompactionThreshold: 4,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		WALBytesPerSync:            512 << 10,
 		Logger:                     pebbleLog{log},

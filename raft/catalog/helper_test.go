@@ -31,7 +31,7 @@ func testMAC(label string, parts ...[]byte) [32]byte {
 }
 
 func testConfig(fs vfs.FS, dir string) Config {
-	return Config{FS: fs, Dir: dir, MAC: testMAC, CacheBytes: 8 << 20}
+	return Config{FS: fs, Dir: dir, MAC: testMAC, CacheBytes: 96 << 20}
 }
 
 func openTest(t testing.TB) *Catalog {
@@ -204,4 +204,6 @@ func find(t testing.TB, r *Reader, q Query) ([]string, Stats) {
 	return uids, *q.Stats
 }
 
-func key(tag dicom.Tag, values ...string) Key { return Key{Tag: tag, VR: dicom.VROf(tag), Values: values} }
+func key(tag dicom.Tag, values ...string) Key {
+	return Key{Tag: tag, VR: dicom.VROf(tag), Values: values}
+}

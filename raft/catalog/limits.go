@@ -64,9 +64,11 @@ const (
 	// maxDetailBytes bounds the sentence in a result.
 	maxDetailBytes = 256
 
-	// memTableBytes and the file limits are Pebble's; see options.
-	memTableBytes     = 32 << 20
-	defaultCacheBytes = 64 << 20
+	// memTableBytes is the size of Pebble's write buffer, of which up to memTables wait to be flushed;
+	// Pebble takes them out of the block cache, so the cache has to be larger than all of them.
+	memTableBytes     = 16 << 20
+	memTables         = 4
+	defaultCacheBytes = 128 << 20
 	// checkEvery is the number of rows between looks at the context.
 	checkEvery = 64
 )

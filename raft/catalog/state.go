@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -13,8 +14,9 @@ import (
 // error. It belongs to one goroutine.
 type state struct {
 	base   pebble.Reader
-	sealed *sealedIndex // through get
-	now    time.Time    // ring time
+	lookup map[table]*pebble.Iterator // over base, see find
+	sealed *sealedIndex               // through get
+	now    time.Time                  // ring time
 
 	writes   map[string][]byte // nil: deleted
 	studies  map[string]*studyRow
@@ -30,6 +32,7 @@ type seriesName struct{ study, series string }
 func newState(base pebble.Reader, keys uidKeys, tables *tableCodec) *state {
 	s := &state{
 		base: base, tombs: -1,
+		lookup:   map[table]*pebble.Iterator{},
 		writes:   map[string][]byte{},
 		studies:  map[string]*studyRow{},
 		series:   map[seriesName]*seriesRow{},
@@ -55,11 +58,43 @@ func (s *state) get(key []byte) ([]byte, error) {
 	if v, changed := s.writes[string(key)]; changed {
 		return v, nil
 	}
-	v, err := readKey(s.base, key)
+	v, err := s.find(key)
 	if err != nil {
 		return nil, s.fault(err)
 	}
 	return v, nil
+}
+
+// find reads base through one iterator for each table. Unlike Get, an iterator may ask the bloom
+// filters of the lowest level, which hold most of a large catalog, and it stays in its file: new
+// UIDs, the common case, cost no block.
+func (s *state) find(key []byte) ([]byte, error) {
+	iter := s.lookup[table(key[1])]
+	if iter == nil {
+		var err error
+		if iter, err = s.base.NewIter(&pebble.IterOptions{UseL6Filters: true}); err != nil {
+			return nil, fmt.Errorf("read the catalog: %w", err)
+		}
+		s.lookup[table(key[1])] = iter
+	}
+	if !iter.SeekPrefixGE(key) || !bytes.Equal(iter.Key(), key) {
+		if err := iter.Error(); err != nil {
+			return nil, fmt.Errorf("read the catalog: %w", err)
+		}
+		return nil, nil
+	}
+	v, err := iter.ValueAndErr()
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	return append(make([]byte, 0, len(v)), v...), nil
+}
+
+// close lets go of base.
+func (s *state) close() {
+	for _, iter := range s.lookup {
+		iter.Close()
+	}
 }
 
 // set writes value at key; nil deletes it.

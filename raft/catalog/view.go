@@ -56,6 +56,7 @@ func (c *Catalog) With(pending []AddItem) (*Reader, error) {
 // pend applies pending items over a snapshot.
 func (c *Catalog) pend(snapshot *pebble.Snapshot, pending []AddItem) (overlay, error) {
 	s := newState(snapshot, c.uids, c.tables)
+	defer s.close()
 	var err error
 	if s.now, err = readTime(snapshot); err != nil {
 		return overlay{}, err
