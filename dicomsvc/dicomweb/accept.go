@@ -135,17 +135,6 @@ func mediaMatches(pattern, media string) bool {
 	return found && strings.HasSuffix(main, "/") && strings.HasPrefix(media, main)
 }
 
-// accepts tells how well the client takes o, zero for not at all, in the first tier that names any of
-// its forms.
-func (a acceptable) accepts(o offer) int {
-	for _, ranges := range a.tiers {
-		if quality, _ := qualityOf(ranges, o); quality > 0 {
-			return quality
-		}
-	}
-	return 0
-}
-
 // gzipAccepted tells whether the answer may be compressed with gzip.
 func gzipAccepted(r *http.Request) bool {
 	accepted := false
