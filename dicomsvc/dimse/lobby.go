@@ -5,64 +5,65 @@ import (
 	"slices"
 )
 
-// lobby holds the connections whose association is not open yet, oldest first.
-type lobby struct {
-	conns   []net.Conn
-	perHost map[string]int
+// lobby holds the connections whose association is not open yet, in the order
+// of their arrival: those that owe us a request and those that were refused
+// and have not hung up.
+type lobby []waiting
+
+type waiting struct {
+	conn net.Conn
+	host string
 }
 
-// enterLobby takes a place. When the lobby is full the connection that has
-// waited longest is closed in favour of the new one: whoever means it sends
-// the request at once, so a flood of silent connections cannot keep a modality
-// out. False means that the host has too many itself.
-func (s *Server) enterLobby(conn net.Conn, host string) bool {
+// enterLobby takes a place. When there is none left, for the host or at all,
+// the connection that has waited longest is closed in favour of the new one:
+// whoever means it sends the request at once, so a flood of silent connections
+// cannot keep a modality out.
+func (s *Server) enterLobby(conn net.Conn, host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &s.lobby
-	if l.perHost[host] >= s.cfg.MaxLobbyPerHost {
-		if !l.evict(host) {
-			return false
+	ofHost, oldest := 0, -1
+	for i, w := range s.lobby {
+		if w.host != host {
+			continue
 		}
-		s.stats.Dropped.Add(1)
-	} else if len(l.conns) >= s.cfg.MaxLobby {
-		l.conns[0].Close()
-		l.conns = slices.Delete(l.conns, 0, 1)
-		s.stats.Dropped.Add(1)
-	}
-	l.conns = append(l.conns, conn)
-	l.perHost[host]++
-	s.stats.Lobby.Add(1)
-	return true
-}
-
-// evict closes the host's connection that waits longest. Its place in perHost
-// is given back by the goroutine that serves it.
-func (l *lobby) evict(host string) bool {
-	for i, c := range l.conns {
-		if hostOf(c) == host {
-			c.Close()
-			l.conns = slices.Delete(l.conns, i, i+1)
-			return true
+		if ofHost++; oldest < 0 {
+			oldest = i
 		}
 	}
-	return false
+	switch {
+	case ofHost >= s.cfg.MaxLobbyPerHost:
+		s.evict(oldest)
+	case len(s.lobby) >= s.cfg.MaxLobby:
+		s.evict(0)
+	}
+	s.lobby = append(s.lobby, waiting{conn, host})
+	s.stats.Lobby.Store(int64(len(s.lobby)))
 }
 
-func (s *Server) leaveLobby(conn net.Conn, host string) {
+// evict closes a connection; whoever serves it notices. The mutex is held.
+func (s *Server) evict(i int) {
+	s.lobby[i].conn.Close()
+	s.lobby = slices.Delete(s.lobby, i, i+1)
+	s.stats.Evicted.Add(1)
+}
+
+// leaveLobby takes a connection off the list: it has ended, or is about to be
+// an association, which the limits count and a drain aborts.
+func (s *Server) leaveLobby(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &s.lobby
-	if i := slices.Index(l.conns, conn); i >= 0 {
-		l.conns = slices.Delete(l.conns, i, i+1)
+	if i := slices.IndexFunc(s.lobby, func(w waiting) bool { return w.conn == conn }); i >= 0 {
+		s.lobby = slices.Delete(s.lobby, i, i+1)
+		s.stats.Lobby.Store(int64(len(s.lobby)))
 	}
-	dec(l.perHost, host)
-	s.stats.Lobby.Add(-1)
 }
 
-// closeAll closes every connection in the lobby; the mutex is held.
-func (l *lobby) closeAll() {
-	for _, c := range l.conns {
-		c.Close()
+// clearLobby closes every connection in the lobby; the mutex is held.
+func (s *Server) clearLobby() {
+	for _, w := range s.lobby {
+		w.conn.Close()
 	}
-	l.conns = nil
+	s.lobby = nil
+	s.stats.Lobby.Store(0)
 }

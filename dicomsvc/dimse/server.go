@@ -91,7 +91,8 @@ func (c ServerConfig) withDefaults() ServerConfig {
 // Stats counts what a server did since it was made. All fields are live.
 type Stats struct {
 	Connections   atomic.Int64 // accepted by the listener
-	Dropped       atomic.Int64 // closed before a request: lobby full or no request in time
+	Dropped       atomic.Int64 // ended without an association and without a rejection
+	Evicted       atomic.Int64 // of these, closed to make room in the lobby
 	Accepted      atomic.Int64
 	Rejected      atomic.Int64 // by decision
 	Limited       atomic.Int64 // by a limit
@@ -135,7 +136,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	return &Server{
 		cfg: cfg.withDefaults(), sessions: map[*Session]struct{}{},
-		perAE: map[string]int{}, perHost: map[string]int{}, lobby: lobby{perHost: map[string]int{}},
+		perAE: map[string]int{}, perHost: map[string]int{},
 	}, nil
 }
 
@@ -194,11 +195,13 @@ func (s *Server) acceptLoop(ctx, work context.Context, l net.Listener, wait *syn
 		}
 		pause = 0
 		s.stats.Connections.Add(1)
+		host := hostOf(conn)
+		s.enterLobby(conn, host) // here, so that the lobby's order is that of arrival
 		wait.Add(1)
 		// Ends with its connection, at the latest when work ends.
 		go func() {
 			defer wait.Done()
-			s.serveConn(work, conn)
+			s.serveConn(work, conn, host)
 		}()
 	}
 }
@@ -211,7 +214,7 @@ func (s *Server) drain(stop context.CancelFunc, wait *sync.WaitGroup) {
 	for one := range s.sessions {
 		all = append(all, one)
 	}
-	s.lobby.closeAll()
+	s.clearLobby()
 	s.mu.Unlock()
 	for _, one := range all {
 		one.drain()
@@ -224,17 +227,11 @@ func (s *Server) drain(stop context.CancelFunc, wait *sync.WaitGroup) {
 	s.mu.Unlock()
 }
 
-// serveConn runs one connection to its end.
-func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
-	host := hostOf(conn)
-	if !s.enterLobby(conn, host) {
-		s.stats.Dropped.Add(1)
-		conn.Close()
-		return
-	}
-	g := &gate{s: s, host: host}
+// serveConn runs one connection, which is in the lobby, to its end.
+func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
+	g := &gate{s: s, conn: conn, host: host}
 	assoc, err := dul.Accept(ctx, conn, dul.AcceptorConfig{Negotiate: g.negotiate, MaxPDU: s.cfg.MaxPDU, Timers: s.cfg.Timers, Log: s.cfg.Log})
-	s.leaveLobby(conn, host)
+	s.leaveLobby(conn)
 	if err != nil {
 		g.leave()
 		g.ended(err)
@@ -281,6 +278,7 @@ func (s *Server) removeSession(one *Session) {
 // gate counts one association against the limits.
 type gate struct {
 	s        *Server
+	conn     net.Conn
 	host, ae string
 	inside   bool
 	decision Decision
@@ -296,6 +294,8 @@ func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, 
 	if g.decision.Rejection != nil || g.decision.Acceptance == nil {
 		g.leave() // now: the peer may take its time to close
 		g.s.stats.Rejected.Add(1)
+	} else {
+		g.s.leaveLobby(g.conn)
 	}
 	return g.decision.Acceptance, g.decision.Rejection
 }

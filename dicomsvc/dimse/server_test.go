@@ -6,11 +6,14 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"osteon/dicomsvc/dicom"
 	"osteon/dicomsvc/dul"
 )
 
@@ -90,6 +93,95 @@ func TestFloodOfSilentConnections(t *testing.T) {
 		c.Close()
 	}
 }
+
+// F45: a listener out of descriptors is tried again.
+func TestAcceptErrors(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, &exhausted{Listener: l, left: 3}, ServerConfig{Handler: &archive{}}) }()
+	s := &service{addr: l.Addr().String()}
+	c := s.dial(t, s.dialConfig())
+	if err := c.Echo(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := c.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// exhausted fails like a process without descriptors, a few times.
+type exhausted struct {
+	net.Listener
+	left int
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.left--; l.left >= 0 {
+		return nil, syscall.EMFILE
+	}
+	return l.Listener.Accept()
+}
+
+// A peer that releases while its query runs gets its reply, and the handler
+// ends.
+func TestReleaseWhileRunning(t *testing.T) {
+	ended := make(chan error, 1)
+	s := start(t, &archive{finding: func(ctx context.Context, _ *FindRequest, _ func(*dicom.Dataset, uint16) error) Result {
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		return Result{Status: StatusProcessingFailure}
+	}})
+	c := s.dial(t, s.dialConfig())
+	id, _ := identifier("STUDY", "").Encode(nil, ExplicitLittleEndian)
+	if err := c.conn.Write(5, &Command{Field: CFindRQ, MessageID: 1, AffectedClass: StudyRootFind}, bytes.NewReader(id)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err == nil || errors.Is(err, ErrCancelled) {
+		t.Errorf("handler saw %v", err)
+	}
+}
+
+// B19: refused associations leave neither goroutines nor memory.
+func TestManyRejections(t *testing.T) {
+	s := start(t, &archive{associate: func(*dul.Request) *dul.Rejection { return dul.RejectCallingAE() }})
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	knock := func(n int) {
+		for range n {
+			conn, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Dial(t.Context(), conn, s.dialConfig()); !dul.IsRejected(err) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		wait(t, "the lobby to empty", func() bool { return s.Stats().Lobby.Load() == 0 })
+	}
+	knock(100)
+	before := heap()
+	knock(rejections)
+	if after := heap(); after > before+before/20+256<<10 {
+		t.Errorf("heap grew from %d to %d bytes", before, after)
+	}
+}
+
+const rejections = 1000
 
 func TestDrain(t *testing.T) {
 	entered, finish := make(chan struct{}), make(chan struct{})

@@ -184,6 +184,7 @@ func (a *Association) timedOut(cause error) error {
 		a.conn.Close()
 		return cause
 	}
+	a.log.Debug("association aborted", "source", SourceProvider, "reason", ReasonNotSpecified, "err", cause)
 	a.conn.SetDeadline(time.Time{})
 	a.abortWith(SourceProvider, ReasonNotSpecified)
 	return &AbortError{Source: SourceProvider, Reason: ReasonNotSpecified, Cause: cause}
@@ -228,6 +229,7 @@ func (a *Association) protocolFault(act action, cause error) error {
 		return &AbortError{Source: SourceUser, Cause: cause}
 	case aa7, aa8:
 		reason := reasonOf(cause)
+		a.log.Debug("association aborted", "source", SourceProvider, "reason", reason, "err", cause)
 		a.sendAbort(SourceProvider, reason)
 		return &AbortError{Source: SourceProvider, Reason: reason, Cause: cause}
 	}
