@@ -28,7 +28,7 @@ func TestCrash(t *testing.T) {
 	cfg := newConfig(t, mem, "/a/j")
 	cfg.SegmentBytes = 128 << 10
 	j := open(t, cfg)
-	const writers, each = 6, 25
+	const writers, each = 6, 15
 	size := func(n int) int { return []int{50, 9000, 50_000, chunkBytes + 5000, 0}[n%5] }
 
 	var mu sync.Mutex
@@ -180,7 +180,7 @@ func damaged(t testing.TB) (Config, files, []Key, func(int) int) {
 // TestFlips changes bytes all over: nobody reads a wrong byte, and what cannot be read is listed.
 func TestFlips(t *testing.T) {
 	cfg, all, keys, size := damaged(t)
-	stride := 5
+	stride := 11
 	if testing.Short() {
 		stride = 41
 	}

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"maps"
@@ -246,9 +245,4 @@ func (j *Journal) forgetLocked(victims []*segment) {
 			j.removeLocked(k)
 		}
 	}
-}
-
-// sortKeys gives test output and logs an order.
-func sortKeys(keys []Key) {
-	slices.SortFunc(keys, func(a, b Key) int { return bytes.Compare(a[:], b[:]) })
 }

@@ -464,12 +464,12 @@ func TestNoPlaintext(t *testing.T) {
 
 func TestFlatMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("writes 512 MB")
+		t.Skip("writes 128 MB")
 	}
 	cfg := newConfig(t, vfs.Default, t.TempDir())
 	cfg.SegmentBytes = 0
 	j := open(t, cfg)
-	const size = 512 << 20
+	const size = 128 << 20
 	piece := make([]byte, 1<<20)
 	before := heap()
 	w := j.Begin()

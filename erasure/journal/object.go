@@ -25,6 +25,11 @@ type Object struct {
 	closed bool
 }
 
+var (
+	_ io.ReaderAt = (*Object)(nil)
+	_ io.WriterTo = (*Object)(nil)
+)
+
 // OpenObject opens a visible object for reading. It fails with ErrNotFound, or ErrCorrupt when its
 // commit record is damaged or the key is listed by Corrupt. The caller closes it.
 func (j *Journal) OpenObject(key Key) (*Object, error) {

@@ -74,7 +74,7 @@ func (j *Journal) reserveLocked(size int64) (spot, error) {
 		t := j.active()
 		full := int64(t.end)+size > j.cfg.SegmentBytes && t.end > headBytes
 		if !full && !t.sealed {
-			if err := t.preallocate(size); err != nil {
+			if err := t.preallocate(size, j.cfg.SegmentBytes); err != nil {
 				j.stats.Refused++
 				return spot{}, err
 			}
@@ -106,15 +106,15 @@ func (j *Journal) provenLocked(t *tail) uint32 {
 	return t.durable
 }
 
-// preallocate makes room for size bytes behind the end, or fails with ErrFull. File systems that
-// cannot preallocate are left to fail in the write.
-func (t *tail) preallocate(size int64) error {
+// preallocate makes room for size bytes behind the end, and for more as long as the segment is not
+// full, or fails with ErrFull. File systems that cannot preallocate are left to fail in the write.
+func (t *tail) preallocate(size, full int64) error {
 	need := int64(t.end) + size
 	if need <= int64(t.preallocated) {
 		return nil
 	}
 	from := int64(max(t.preallocated, t.end))
-	length := max(preallocateBytes, need-from)
+	length := max(min(preallocateBytes, full-from), need-from)
 	err := t.file.Preallocate(from, length)
 	if isFull(err) && length > need-from {
 		length = need - from

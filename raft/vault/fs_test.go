@@ -339,7 +339,7 @@ func TestPebbleCrash(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { // at moments that no commit chose; ends at stop
 		defer close(done)
-		for n := 0; n < 60; n++ {
+		for n := 0; n < 30; n++ {
 			select {
 			case <-stop:
 				return
@@ -348,7 +348,7 @@ func TestPebbleCrash(t *testing.T) {
 			}
 		}
 	}()
-	for i := 0; i < 4000; i += 50 {
+	for i := 0; i < 2000; i += 50 {
 		fill(t, db, i, i+50)
 		percent := []int{0, 20, 50, 80, 100}[i/50%5]
 		clones <- clone{fs: mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}), rows: i + 50}
