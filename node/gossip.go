@@ -47,9 +47,9 @@ const (
 //
 // On the wire it is at most 512 bytes:
 //
-//	0 version u8 = 1 | free u8 (see FreeBucket)
-//	2 node 16 bytes
-//	18 applied uvarint
+//	0 version u8 = 1 | flags u8 (1: leaving) | free u8 (see FreeBucket)
+//	3 node 16 bytes
+//	19 applied uvarint
 //	   site, name, dimse, http: each length u8 and bytes
 //	   crc32c u32 of everything before
 type GossipInfo struct {
@@ -62,6 +62,8 @@ type GossipInfo struct {
 	Free int64
 	// Applied is the index of the last catalog entry applied there, a few seconds old.
 	Applied uint64
+
+	leaving bool // goes away on purpose: not to be doubted
 }
 
 // GossipMember is a node as gossip sees it.
@@ -296,6 +298,7 @@ func (g *Gossip) Update(info GossipInfo) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	info.leaving = g.self.leaving
 	g.self = info
 	return nil
 }
@@ -304,10 +307,12 @@ func (g *Gossip) Update(info GossipInfo) error {
 func (g *Gossip) Leave() error {
 	g.mu.Lock()
 	closed := g.closed
+	g.self.leaving = true
 	g.mu.Unlock()
 	if closed {
 		return nil
 	}
+	_ = g.list.UpdateNode(gossipLeave) // the word itself; what follows is memberlist's
 	if err := g.list.Leave(gossipLeave); err != nil {
 		return fmt.Errorf("gossip: leave: %w", err)
 	}
@@ -458,6 +463,11 @@ func (g *Gossip) note(n *memberlist.Node, kind GossipEventKind) {
 	}
 	m.GossipInfo = info
 	switch {
+	case info.leaving || kind == GossipDown && !m.Alive:
+		if m.Alive {
+			g.turn(m, GossipDown)
+		}
+		return
 	case kind == GossipDown && time.Since(m.heard) < gossipSilence*g.cfg.Probe:
 		m.doubted = true // listen decides
 		return
@@ -651,7 +661,11 @@ func BucketFree(b uint8) int64 {
 // encode writes the metadata. The error says which text is too long.
 func (i GossipInfo) encode() ([]byte, error) {
 	b := make([]byte, 0, memberlist.MetaMaxSize)
-	b = append(b, gossipInfoVersion, FreeBucket(i.Free))
+	var flags byte
+	if i.leaving {
+		flags = 1
+	}
+	b = append(b, gossipInfoVersion, flags, FreeBucket(i.Free))
 	b = append(b, i.Node[:]...)
 	b = binary.AppendUvarint(b, i.Applied)
 	for _, text := range []string{string(i.Site), i.Name, i.DIMSE, i.HTTP} {
@@ -669,13 +683,13 @@ var errGossipInfo = errors.New("gossip: metadata cannot be read")
 // decodeGossipInfo reads what encode wrote.
 func decodeGossipInfo(b []byte) (GossipInfo, error) {
 	end := len(b) - 4
-	if end < 18 || b[0] != gossipInfoVersion ||
+	if end < 19 || b[0] != gossipInfoVersion || b[1] > 1 ||
 		binary.LittleEndian.Uint32(b[end:]) != crc32.Checksum(b[:end], crc32.MakeTable(crc32.Castagnoli)) {
 		return GossipInfo{}, errGossipInfo
 	}
-	i := GossipInfo{Free: BucketFree(b[1])}
-	copy(i.Node[:], b[2:18])
-	rest := b[18:end]
+	i := GossipInfo{Free: BucketFree(b[2]), leaving: b[1] == 1}
+	copy(i.Node[:], b[3:19])
+	rest := b[19:end]
 	applied, n := binary.Uvarint(rest)
 	if n <= 0 {
 		return GossipInfo{}, errGossipInfo
