@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -81,7 +82,7 @@ func writeAtomic(fsys vfs.FS, path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(bytes.Clone(b)) // a vfs may change what it writes
 	if err == nil {
 		err = f.Sync()
 	}
