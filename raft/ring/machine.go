@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 
 	"github.com/hashicorp/raft"
 )
@@ -139,3 +140,26 @@ func (c *checkpoint) Release() {
 		c.r.snaps.discard(c.number)
 	}
 }
+
+// guard is the logStore as the library sees it. The library panics or carries on where this package wants the node to stop in good
+// order: so every error that is not part of the protocol is reported to fail, and ends the goroutine that met it,
+// running its deferred calls, instead of returning.
+type guard struct {
+	*logStore
+}
+
+func (g guard) check(err error) error {
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	g.fail(err)
+	runtime.Goexit()
+	return err
+}
+
+func (g guard) GetLog(index uint64, l *raft.Log) error { return g.check(g.logStore.GetLog(index, l)) }
+func (g guard) StoreLog(l *raft.Log) error             { return g.check(g.logStore.StoreLog(l)) }
+func (g guard) StoreLogs(logs []*raft.Log) error       { return g.check(g.logStore.StoreLogs(logs)) }
+func (g guard) DeleteRange(low, high uint64) error     { return g.check(g.logStore.DeleteRange(low, high)) }
+func (g guard) Set(key, val []byte) error              { return g.check(g.logStore.Set(key, val)) }
+func (g guard) SetUint64(key []byte, v uint64) error   { return g.check(g.logStore.SetUint64(key, v)) }

@@ -91,6 +91,14 @@ func TestReplacedDisk(t *testing.T) {
 		propose(t, leader, "kept")
 		p.crash(t)
 		p.fs = vfs.NewCrashableMem()
+		ahead := openLedger(t, p.fs, "node/fsm")
+		ahead.applied = 100
+		if _, err := Open(p.config(), ahead); !errors.Is(err, ErrShortLog) {
+			t.Errorf("state machine ahead of an empty log: got %v, want ErrShortLog", err)
+		}
+		if err := Wipe(p.config()); err != nil {
+			t.Fatal(err)
+		}
 		p.tune = func(c *Config) { c.Existing = true }
 		if err := p.open(t); !errors.Is(err, ErrShortLog) {
 			t.Fatalf("open on an empty disk: got %v, want ErrShortLog", err)

@@ -289,6 +289,22 @@ func (r *Ring) LastIndex() uint64 { return r.raft.LastIndex() }
 // Term returns the current term.
 func (r *Ring) Term() uint64 { return r.raft.CurrentTerm() }
 
+// Stats is how a ring stands, for status pages and metrics.
+type Stats struct {
+	State                                    string
+	Term, Last, Commit, Applied, Snapshot    uint64 // indexes but for Term
+	EntriesSinceSnapshot, BytesSinceSnapshot uint64
+}
+
+// Stats returns how the ring stands now.
+func (r *Ring) Stats() Stats {
+	g := r.store.growth()
+	return Stats{
+		State: r.State(), Term: r.Term(), Last: r.LastIndex(), Commit: r.CommitIndex(), Applied: r.AppliedIndex(),
+		Snapshot: r.store.snapshotIndex(), EntriesSinceSnapshot: g.entries, BytesSinceSnapshot: g.bytes,
+	}
+}
+
 // Changes returns a channel that is closed at the next change of leader or configuration; call it
 // again for the one after. Take the channel first, then look.
 func (r *Ring) Changes() <-chan struct{} {

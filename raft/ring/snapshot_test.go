@@ -47,6 +47,9 @@ func TestInstall(t *testing.T) {
 		if first, _ := leader.ring.store.bounds(); first < 40 {
 			t.Errorf("the log was not cut: it begins at %d", first)
 		}
+		if got := leader.ring.Stats(); got.State != "leader" || got.Snapshot == 0 || got.Applied < got.Snapshot || got.EntriesSinceSnapshot > 30 {
+			t.Errorf("stats: %+v", got)
+		}
 		late := newPeer(peers[0].mesh, 4, short)
 		late.mustOpen(t)
 		join(t, leader, late)
