@@ -74,6 +74,7 @@ type testRing struct {
 	process *exec.Cmd
 	stdin   io.WriteCloser
 	events  chan devEvent
+	earlier []devEvent // taken from events while waiting for others
 }
 
 type testNode struct {
@@ -202,9 +203,15 @@ func (r *testRing) site(site string) (out []*testNode) {
 	return out
 }
 
-// awaitEvent waits for one event of one node, dropping others.
+// awaitEvent waits for one event of one node and takes it; others stay for later.
 func (r *testRing) awaitEvent(event, id string) devEvent {
 	r.t.Helper()
+	for i, e := range r.earlier {
+		if e.Event == event && e.ID == id {
+			r.earlier = append(r.earlier[:i:i], r.earlier[i+1:]...)
+			return e
+		}
+	}
 	deadline := time.After(ringPatience)
 	for {
 		select {
@@ -215,6 +222,7 @@ func (r *testRing) awaitEvent(event, id string) devEvent {
 			if e.Event == event && e.ID == id {
 				return e
 			}
+			r.earlier = append(r.earlier, e)
 		case <-deadline:
 			r.t.Fatalf("no event %s of %s after %s\n%s", event, id, ringPatience, r.logs())
 		}
