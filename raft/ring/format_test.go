@@ -204,7 +204,7 @@ func FuzzSnapshotStream(f *testing.F) {
 	})
 }
 
-// FuzzFSMStream would be the state machine's; here only the reader of requests is left to be fuzzed on a pipe of small reads.
+// FuzzMessage reads requests and replies that arrive in two pieces.
 func FuzzMessage(f *testing.F) {
 	f.Add(encodeMessage(message{verb: verbRemove, index: 1, payload: make([]byte, 16)}))
 	f.Fuzz(func(t *testing.T, b []byte) {
