@@ -42,9 +42,11 @@ func (s *service) do(t testing.TB, method, path string, body io.Reader, header .
 			req.Header.Add(header[i], header[i+1])
 		}
 	}
-	transport := &http.Transport{DisableCompression: true}
-	defer transport.CloseIdleConnections()
-	resp, err := transport.RoundTrip(req)
+	s.dial.Do(func() {
+		s.transport = &http.Transport{DisableCompression: true}
+		t.Cleanup(s.transport.CloseIdleConnections)
+	})
+	resp, err := s.transport.RoundTrip(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}

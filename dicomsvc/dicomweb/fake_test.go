@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -316,6 +317,9 @@ type service struct {
 	*httptest.Server
 	archive *fakeArchive
 	root    string
+
+	dial      sync.Once
+	transport *http.Transport
 }
 
 func newService(t testing.TB, change func(*Config, *fakeArchive)) *service {

@@ -15,6 +15,7 @@ type problem struct {
 	what   string
 	remedy string
 	header http.Header // further fields, or nil
+	cause  error       // what the log is told and the client is not, or nil
 }
 
 func newProblem(status int, what, remedy string) *problem {

@@ -1,6 +1,7 @@
 package dicomweb
 
 import (
+	"errors"
 	"io"
 	"net/http"
 
@@ -117,8 +118,7 @@ func (s *Server) search(w http.ResponseWriter, r *request) *problem {
 	err := s.zipped(a.reply, r, a.write)
 	if err != nil {
 		if !a.reply.committed {
-			w.Header().Del("Content-Encoding")
-			return failure(err)
+			return searchFailure(err)
 		}
 		s.abort(r, err)
 	}
@@ -132,6 +132,15 @@ func (s *Server) search(w http.ResponseWriter, r *request) *problem {
 		s.abort(r, err)
 	}
 	return nil
+}
+
+// searchFailure is failure for a search, where a query that cannot be asked is the client's mistake.
+func searchFailure(err error) *problem {
+	p := failure(err)
+	if errors.Is(err, dicomsvc.ErrMalformed) || errors.Is(err, dicomsvc.ErrLimit) {
+		p.status = http.StatusBadRequest
+	}
+	return p
 }
 
 // answer is a search answer while it is written.

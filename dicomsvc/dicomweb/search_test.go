@@ -1,10 +1,12 @@
 package dicomweb
 
 import (
+	"bytes"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -322,5 +324,44 @@ func TestMethods(t *testing.T) {
 		"/studies/1.2/series/1.3/instances/1.4/rendered": 404,
 	} {
 		s.get(t, path).want(t, status)
+	}
+}
+
+// TestFailuresKeepTheirSecrets: what fails inside is logged, not shown; a query that cannot be asked is 400.
+func TestFailuresKeepTheirSecrets(t *testing.T) {
+	var log bytes.Buffer
+	var failure error
+	s := newService(t, func(c *Config, a *fakeArchive) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		manyMatches(a, 1)
+		a.search = func(int) error { return failure }
+	})
+	failure = errors.New("open /var/lib/secret: no such file")
+	if r := s.get(t, "/studies").want(t, 500); strings.Contains(string(r.body), "secret") || !strings.Contains(log.String(), "secret") {
+		t.Errorf("body %s, log %s", r.body, log.String())
+	}
+	failure = fmt.Errorf("%w: a key twice", dicomsvc.ErrMalformed)
+	if r := s.get(t, "/studies").want(t, 400); !strings.Contains(string(r.body), "a key twice") {
+		t.Errorf("body %s", r.body)
+	}
+}
+
+// TestLogsHoldNoUIDs: whatever is asked, the log names routes only (B28).
+func TestLogsHoldNoUIDs(t *testing.T) {
+	var log bytes.Buffer
+	s := newService(t, func(c *Config, a *fakeArchive) {
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		manyMatches(a, 3)
+	})
+	for _, path := range []string{"/studies?PatientName=CANARY", "/studies/1.2.3.4?x=CANARY", "/studies/CANARY", "/CANARY", "/studies/1.2.3.00000001/series?CANARY=1",
+		"/studies?CANARY%0d%0aX=1", "/studies?PatientID=CANARY&PatientID=CANARY"} {
+		s.get(t, path, "X-Forwarded-Host", "CANARY", "User-Agent", "CANARY")
+	}
+	s.Close() // every request has been logged
+	if strings.Contains(log.String(), "CANARY") || strings.Contains(log.String(), "1.2.3") {
+		t.Errorf("log:\n%s", log.String())
+	}
+	if n := strings.Count(log.String(), "request answered"); n != 7 {
+		t.Errorf("%d lines", n)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -181,6 +182,9 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 	t, bad := s.serve(w, r)
 	if bad != nil {
 		bad.write(w, r, t.place())
+		if bad.cause != nil {
+			s.log.Error("request failed", "route", t.route(), "err", bad.cause)
+		}
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelDebug, "request answered",
 		slog.String("method", r.Method), slog.String("route", t.route()), slog.Int("status", w.status),
@@ -262,12 +266,19 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) *problem {
 	}
 }
 
-// failure turns an error of the archive into a problem. Its text is meant for whoever asked.
+// failure turns an error of the archive into a problem. Its text is meant for whoever asked, save that of
+// a failure inside, which the log gets.
 func failure(err error) *problem {
 	status := dicomsvc.HTTPStatus(err)
 	p := newProblem(status, err.Error(), remedyFor(status))
-	if status == http.StatusServiceUnavailable || status == http.StatusInsufficientStorage {
-		p.with("Retry-After", fmt.Sprint(retryAfterSeconds))
+	switch status {
+	case http.StatusServiceUnavailable, http.StatusInsufficientStorage:
+		p.with("Retry-After", strconv.Itoa(retryAfterSeconds))
+	case http.StatusInternalServerError:
+		p.cause, p.what = err, "the request could not be answered"
+		if errors.Is(err, dicomsvc.ErrCorrupt) {
+			p.what = dicomsvc.ErrCorrupt.Error()
+		}
 	}
 	return p
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -314,6 +315,8 @@ func TestStoreHugeObject(t *testing.T) {
 	s := newService(t, func(_ *Config, a *fakeArchive) { a.discard = true })
 	const size = 2 << 30
 	head := headOf(t, size)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	body := io.MultiReader(strings.NewReader("--XX\r\nContent-Type: application/dicom\r\n\r\n"), bytes.NewReader(head),
 		io.LimitReader(zeros{}, size), strings.NewReader("\r\n--XX--\r\n"))
 	r := s.do(t, http.MethodPost, "/studies", body, "Content-Type", `multipart/related; type="application/dicom"; boundary=XX`).want(t, 200)
@@ -329,6 +332,10 @@ func TestStoreHugeObject(t *testing.T) {
 	n, err := io.Copy(io.Discard, resp.Body)
 	if err != nil || n < size || n != resp.ContentLength {
 		t.Errorf("%d bytes of %d, %v", n, resp.ContentLength, err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
+		t.Errorf("%d MiB were allocated for 2 GiB in and out", used>>20)
 	}
 }
 
