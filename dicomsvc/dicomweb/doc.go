@@ -7,7 +7,7 @@
 // transfer syntaxes that are negotiated, ranges, entity tags, CORS, bearer tokens, and which root the
 // URLs in an answer must have.
 //
-//	web, err := dicomweb.New(dicomweb.Config{Archive: a, Now: time.Now, Rand: rand.Reader, Log: log})
+//	web, err := dicomweb.New(dicomweb.Config{Archive: a, Now: clock, Rand: random, Log: log})
 //	http.Handle("/dicom-web/", web)
 //
 // # Resources
