@@ -87,12 +87,11 @@ type Manifest struct {
 // ManifestBuilder collects a manifest while a pack is written. It holds compressed headers and the records,
 // not the data. Not safe for concurrent use.
 type ManifestBuilder struct {
-	m       Manifest
-	series  map[string]*seriesBuilder
-	order   []*seriesBuilder
-	packer  *zstd.Encoder
-	frames  int
-	scratch []byte
+	m      Manifest
+	series map[string]*seriesBuilder
+	order  []*seriesBuilder
+	packer *zstd.Encoder
+	frames int
 }
 
 // seriesBuilder gathers the headers of a series.

@@ -136,12 +136,6 @@ func (n *gossipNode) stop() {
 	_ = n.link.Close()
 }
 
-// kill silences a node at once: nobody hears a word of its end.
-func (n *gossipNode) kill() {
-	_ = n.conn.Close()
-	n.stop()
-}
-
 func (n *gossipNode) count(kind GossipEventKind) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -35,8 +35,8 @@ var built struct {
 	err  error
 }
 
-// binary builds osteon once for the test process and returns its path.
-func binary(t testing.TB) string {
+// osteonBinary builds osteon once for the test process and returns its path.
+func osteonBinary(t testing.TB) string {
 	t.Helper()
 	built.Do(func() {
 		dir, err := os.MkdirTemp("", "osteon-bin-")
@@ -99,7 +99,7 @@ func startRing(t testing.TB, sites, nodes int, flags ...string) *testRing {
 // startRingIn is startRing in dir, which may hold a ring of the same shape already.
 func startRingIn(t testing.TB, dir string, sites, nodes int, flags ...string) *testRing {
 	t.Helper()
-	return startRingOf(t, binary(t), dir, sites, nodes, flags...)
+	return startRingOf(t, osteonBinary(t), dir, sites, nodes, flags...)
 }
 
 // startRingOf is startRingIn with another build of the program.

@@ -62,6 +62,13 @@ var gates = map[string][]string{
 	"github.com/cockroachdb/pebble/v2/bloom": {"raft/catalog", "raft/ring", "raft/local"},
 }
 
+// walls name imports that go down and are forbidden all the same.
+var walls = map[string][]string{
+	"dicomsvc/scp":      {"erasure", "raft"},
+	"dicomsvc/dicomweb": {"erasure", "raft"},
+	"raft/catalog":      {"erasure/journal", "erasure/stripe", "erasure/shard"},
+}
+
 // seams are calls that reach past a seam; only the named packages, which own them, may make them.
 var seams = map[string][]string{
 	"time.Now":                {"cmd/osteon", "node", "bench"},
@@ -155,6 +162,11 @@ func TestImportsGoDown(t *testing.T) {
 			if own, ok := strings.CutPrefix(path, "osteon/"); ok {
 				if below, ok := rooms[own]; !ok || (below >= floor && !(s.test && own == s.pkg)) {
 					t.Errorf("%s (floor %d) imports %s (floor %d): imports go down only", s.path, floor, own, below)
+				}
+				for _, wall := range walls[s.pkg] {
+					if !s.test && (own == wall || strings.HasPrefix(own, wall+"/")) {
+						t.Errorf("%s imports %s: %s may not", s.path, own, s.pkg)
+					}
 				}
 				continue
 			}

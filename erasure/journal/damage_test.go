@@ -364,8 +364,7 @@ func TestFence(t *testing.T) {
 // smallDisk refuses to grow files while it is full.
 type smallDisk struct {
 	vfs.FS
-	full          *atomic.Int32 // 0: room; 1: writes fail; 2: preallocation fails, too
-	failsInMiddle bool
+	full *atomic.Int32 // 0: room; 1: writes fail; 2: preallocation fails, too
 }
 
 func (d smallDisk) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {

@@ -35,9 +35,7 @@ func TestEveryKCellsGiveAll(t *testing.T) {
 			geometries = append(geometries, place.Geometry{K: k, M: m})
 		}
 	}
-	for _, g := range []place.Geometry{{K: 8, M: 4}, {K: 9, M: 3}, {K: 10, M: 2}, {K: 10, M: 3}, {K: 10, M: 4}, {K: 6, M: 4}} {
-		geometries = append(geometries, g)
-	}
+	geometries = append(geometries, []place.Geometry{{K: 8, M: 4}, {K: 9, M: 3}, {K: 10, M: 2}, {K: 10, M: 3}, {K: 10, M: 4}, {K: 6, M: 4}}...)
 	for _, g := range geometries {
 		c, err := New(g)
 		if err != nil {

@@ -24,7 +24,6 @@ type database struct {
 	mu       sync.Mutex
 	users    int
 	obsolete bool
-	closeErr error
 }
 
 // pebbleOptions returns the options of every database; the caller unrefs the cache.

@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"sort"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
 // uidKeys hashes UIDs under a key of the ring, so that a hash tells an outsider nothing and nobody
@@ -32,10 +30,6 @@ type sealedIndex struct {
 
 func newSealedIndex(get func([]byte) ([]byte, error), keys uidKeys, tables *tableCodec) *sealedIndex {
 	return &sealedIndex{get: get, keys: keys, tables: tables, packs: map[uint32]*packRow{}, loaded: map[hashPlace]*instanceTable{}}
-}
-
-func readerGet(r pebble.Reader) func([]byte) ([]byte, error) {
-	return func(key []byte) ([]byte, error) { return readKey(r, key) }
 }
 
 // byUID returns the sealed versions of a SOP Instance UID, in the order of sealing.

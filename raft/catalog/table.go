@@ -50,11 +50,6 @@ func newTableCodec() (*tableCodec, error) {
 	return &tableCodec{enc: enc, dec: dec}, nil
 }
 
-func (c *tableCodec) close() {
-	c.enc.Close()
-	c.dec.Close()
-}
-
 // keptWhenSealed reports whether an attribute stays in the catalog after sealing: what IMAGE level
 // queries and QIDO-RS ask for (PS3.4 Table C.6-4, PS3.18 Table 10.6.3-5). All others are in the manifest.
 func keptWhenSealed(tag dicom.Tag) bool {

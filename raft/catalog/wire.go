@@ -97,8 +97,6 @@ func decodeItem(r *blobReader) AddItem {
 	return it
 }
 
-const itemVersion = 1
-
 // EncodeItem returns item in the form that DecodeItem reads, to be kept beside its bytes until it
 // has been applied: version u8 | strings and attributes | item | CRC32C. Its error wraps
 // ErrInvalid.

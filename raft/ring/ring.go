@@ -137,7 +137,6 @@ type Ring struct {
 	self   raft.ServerID
 	fsm    FSM
 	raft   *raft.Raft
-	conf   raft.Config // as given to the library, for reloads
 	layer  *streamLayer
 	trans  *raft.NetworkTransport
 	store  *logStore
