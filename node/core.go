@@ -82,10 +82,8 @@ func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
 	if c.vault, err = vault.Open(vaultConfig(cfg, env, c.id.Ring, root)); err != nil {
 		return c, fmt.Errorf("open vault: %w", err)
 	}
-	if c.cat, err = catalog.Open(catalog.Config{
-		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: env.Log, Now: env.Now,
-	}); err != nil {
-		return c, fmt.Errorf("open catalog: %w", err)
+	if err = c.openCatalog(); err != nil {
+		return c, err
 	}
 	if c.local, err = local.Open(local.Config{FS: c.vault.FS(), Dir: c.path("local"), Log: env.Log}); err != nil {
 		return c, fmt.Errorf("open local index: %w", err)
@@ -98,6 +96,16 @@ func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
 		return c, err
 	}
 	return c, nil
+}
+
+func (c *core) openCatalog() (err error) {
+	c.cat, err = catalog.Open(catalog.Config{
+		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: c.env.Log, Now: c.env.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("open catalog: %w", err)
+	}
+	return nil
 }
 
 func (c *core) openLink(join joinHandler) error {
@@ -136,13 +144,24 @@ func (c *core) openLink(join joinHandler) error {
 	return nil
 }
 
-func (c *core) openRing() (err error) {
-	c.ring, err = ring.Open(ring.Config{
+func (c *core) ringConfig() ring.Config {
+	return ring.Config{
 		FS: c.vault.FS(), PlainFS: c.env.FS, Dir: c.path("raft"),
-		Self: c.id.Node, Incarnation: c.id.Incarnation, Link: c.link,
+		Self: c.id.Node, Incarnation: c.id.Incarnation, Existing: c.id.Enrolled, Link: c.link,
 		MAC: func(parts ...[]byte) [32]byte { return c.vault.MAC("osteon raft", parts...) },
 		Now: c.env.Now, Log: c.env.Log,
-	}, c.cat)
+	}
+}
+
+// openRing opens Raft; a log that may have forgotten what it acknowledged is given up for a new
+// incarnation, which the ring takes in as a non-voter (design §6 Raft log).
+func (c *core) openRing() (err error) {
+	c.ring, err = ring.Open(c.ringConfig(), c.cat)
+	if errors.Is(err, ring.ErrShortLog) || errors.Is(err, ring.ErrDamaged) {
+		if c.ring, err = c.startOver(err); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("open ring: %w", err)
 	}

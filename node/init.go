@@ -110,6 +110,10 @@ func found(ctx context.Context, cfg Config, env Env, req InitRequest, sealedKey 
 		catalog.PutSetting{Key: settingSurvive, Value: []byte(cfg.Survive)},
 		catalog.PutNode{Node: c.self()},
 	)
+	if err == nil {
+		c.id.Enrolled = true
+		err = c.id.save(env.FS, cfg.Dir)
+	}
 	return errors.Join(err, c.close(ctx))
 }
 

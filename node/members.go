@@ -65,6 +65,8 @@ func (n *Node) reconcileMembers(ctx context.Context, deadSince map[place.NodeID]
 			return n.ring.Remove(ctx, m.ID)
 		case m.State != catalog.NodeRemoved && at < 0:
 			return n.ring.AddNonvoter(ctx, m.ID, m.Incarnation)
+		case at >= 0 && servers[at].Incarnation < m.Incarnation:
+			return n.ring.Remove(ctx, m.ID) // its log is lost; the next tick adds the new incarnation
 		}
 	}
 	want, current := n.wantedVoters(servers, deadSince)

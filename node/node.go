@@ -26,6 +26,7 @@ import (
 	"osteon/erasure"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/node/link"
 )
 
 func (e Env) filled() Env {
@@ -71,6 +72,7 @@ func Open(cfg Config, env Env) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.link.HandleCall(link.KindAdmin, c.answerPeer)
 	n := &Node{core: c, gossipChanged: make(chan struct{}, 1), started: env.Now()}
 	if err := n.openArchive(); err != nil {
 		return nil, errors.Join(err, c.close(context.Background()))
@@ -141,7 +143,7 @@ func (n *Node) Serve(ctx context.Context) error {
 		n.env.Log.Error("gossip not started", "err", err)
 	}
 	n.archive.Run(run)
-	for _, loop := range []func(context.Context){n.membersLoop, n.topologyLoop, n.catchUpLoop, n.announceLoop} {
+	for _, loop := range []func(context.Context){n.membersLoop, n.topologyLoop, n.catchUpLoop, n.announceLoop, n.renewLoop, n.returnLoop} {
 		n.spawn(func() { loop(run) })
 	}
 	front, stopFront := context.WithCancel(run)
@@ -186,6 +188,7 @@ func (n *Node) spawn(f func()) {
 func (n *Node) catchUpLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		if n.catchUp(ctx) {
+			n.enrolled()
 			n.caughtUp.Store(true)
 			n.env.Log.Info("node caught up", "applied", n.cat.Applied())
 			return
@@ -194,6 +197,17 @@ func (n *Node) catchUpLoop(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(200 * time.Millisecond):
 		}
+	}
+}
+
+// enrolled records that this incarnation has the ring's log now.
+func (n *Node) enrolled() {
+	if n.id.Enrolled {
+		return
+	}
+	n.id.Enrolled = true
+	if err := n.id.save(n.env.FS, n.cfg.Dir); err != nil {
+		n.env.Log.Error("write node identity", "err", err)
 	}
 }
 

@@ -48,6 +48,14 @@ func (t *topology) observe(alive func(place.NodeID) bool, free func(place.NodeID
 	t.refresh(context.Background())
 }
 
+// replace takes another catalog and identity, after the old ones were given up.
+func (t *topology) replace(cat *catalog.Catalog, self identity) {
+	t.mu.Lock()
+	t.cat, t.self = cat, self
+	t.mu.Unlock()
+	t.refresh(context.Background())
+}
+
 // refresh reads the members again.
 func (t *topology) refresh(ctx context.Context) {
 	t.mu.Lock()
