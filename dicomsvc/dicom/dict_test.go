@@ -109,10 +109,10 @@ func TestValidUID(t *testing.T) {
 	}
 	for s, want := range map[string][2]bool{
 		"1.2.3": {true, true}, "0": {true, true}, "1.0.3": {true, true}, long: {true, true},
-		"1.02":     {false, true},
-		long + "0": {}, "": {}, ".": {}, "1.": {}, ".1": {}, "1..2": {}, "1.2a": {}, "../../x": {}, "/etc/x": {}, "1.2\x003": {}, " 1.2": {}, "１.２": {},
+		"1.02": {false, true}, "1.2a": {false, true}, "ad111191-79e4-4892-9b91-2f84967a4b23": {false, true}, "dccc95_9": {false, true},
+		long + "0": {}, "": {}, ".": {}, "1.": {}, ".1": {}, "1..2": {}, "..": {}, "1.2*": {}, "1?": {}, `1\2`: {}, "1,2": {}, "1%2e": {}, "../../x": {}, "/etc/x": {}, "1.2\x003": {}, " 1.2": {}, "１.２": {},
 	} {
-		if got := [2]bool{ValidUID(s), usableUID(s)}; got != want {
+		if got := [2]bool{ValidUID(s), UsableUID(s)}; got != want {
 			t.Errorf("%q: got %v, want %v", s, got, want)
 		}
 	}

@@ -66,7 +66,7 @@ var (
 )
 
 // ExtractFacts takes from a header what the catalog keeps. UIDs lose their padding. Fails with an *AttributeError: ErrMissing for an absent SOP
-// Class, SOP Instance, Study Instance or Series Instance UID, ErrBadUID for one that is no UID (leading zeros in a component are forgiven).
+// Class, SOP Instance, Study Instance or Series Instance UID, ErrBadUID for one that is not a UsableUID.
 func ExtractFacts(h *Dataset) (Facts, error) {
 	var f Facts
 	for _, u := range [...]struct {
@@ -80,7 +80,7 @@ func ExtractFacts(h *Dataset) (Facts, error) {
 		if uid == "" {
 			return Facts{}, &AttributeError{ErrMissing, u.tag}
 		}
-		if !usableUID(uid) {
+		if !UsableUID(uid) {
 			return Facts{}, &AttributeError{ErrBadUID, u.tag}
 		}
 		*u.to = uid

@@ -88,24 +88,33 @@ func SOPClassName(uid string) string {
 
 // ValidUID reports whether s obeys PS3.5 9.1: 1 to 64 characters, components of digits joined by single dots, no component with a
 // leading zero save "0" itself.
-func ValidUID(s string) bool { return uidShape(s, false) }
-
-// usableUID is ValidUID without the rule on leading zeros, which old equipment breaks and which endangers nothing.
-func usableUID(s string) bool { return uidShape(s, true) }
-
-func uidShape(s string, zeros bool) bool {
-	if len(s) == 0 || len(s) > uidBytesMax {
-		return false
-	}
-	start := 0
-	for i := 0; i <= len(s); i++ {
-		if i < len(s) && s[i] >= '0' && s[i] <= '9' {
-			continue
-		}
-		if i < len(s) && s[i] != '.' || i == start || !zeros && i-start > 1 && s[start] == '0' {
+func ValidUID(s string) bool {
+	for i := range len(s) {
+		if s[i] != '.' && (s[i] < '0' || s[i] > '9') {
 			return false
 		}
-		start = i + 1
+		if s[i] == '0' && (i == 0 || s[i-1] == '.') && i+1 < len(s) && s[i+1] != '.' {
+			return false
+		}
 	}
-	return true
+	return UsableUID(s)
+}
+
+// UsableUID reports whether s can name an object although it may break PS3.5 9.1: leading zeros, which old equipment writes, and
+// letters, hyphens and underscores, as de-identifiers write that put a hash or a UUID in the place of a UID, endanger nothing. What
+// means something in a query, a path or a list of values does not pass, nor do empty components.
+func UsableUID(s string) bool {
+	if s == "" || len(s) > uidBytesMax {
+		return false
+	}
+	previous := byte('.')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '-', c == '_', c == '.' && previous != '.':
+			previous = c
+		default:
+			return false
+		}
+	}
+	return previous != '.'
 }

@@ -191,7 +191,7 @@ func splitValues(value string, vr dicom.VR, name string) ([]string, *problem) {
 		}
 		if !isUID(uid) {
 			return nil, newProblem(http.StatusBadRequest, "parameter "+quote(name)+" holds something that is not a UID",
-				"give UIDs of at most 64 digits and dots, separated by commas; UIDs take no wildcards")
+				"give UIDs of at most 64 characters, separated by commas; UIDs take no wildcards")
 		}
 		list = append(list, uid)
 	}
@@ -236,19 +236,5 @@ func (q *searchQuery) within(tag dicom.Tag, uid string) {
 	q.query.Keys = append(q.query.Keys, dicomsvc.Key{Tag: tag, VR: dicom.UI, Values: []string{uid}})
 }
 
-// isUID tells whether s can be a UID: PS3.5 §9.1 without the rule on leading zeros, which old equipment
-// breaks and whose objects are stored all the same.
-func isUID(s string) bool {
-	if s == "" || len(s) > 64 {
-		return false
-	}
-	previous := byte('.')
-	for i := range len(s) {
-		c := s[i]
-		if c != '.' && (c < '0' || c > '9') || c == '.' && previous == '.' {
-			return false
-		}
-		previous = c
-	}
-	return previous != '.'
-}
+// isUID tells whether s can name something stored here, in a path or in a query.
+func isUID(s string) bool { return dicom.UsableUID(s) }

@@ -101,7 +101,7 @@ func (p *pathReader) uid(to *string, kind string) *problem {
 	*to = p.next()
 	if !isUID(*to) {
 		return newProblem(http.StatusBadRequest, "the "+kind+" Instance UID in the path is not a UID",
-			"a UID is at most 64 characters of digits and dots (PS3.5 §9.1)")
+			"a UID is at most 64 characters: digits and dots (PS3.5 §9.1); letters, hyphens and underscores are let pass")
 	}
 	return nil
 }

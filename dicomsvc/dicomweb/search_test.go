@@ -313,7 +313,7 @@ func TestMethods(t *testing.T) {
 		t.Errorf("Allow %q", r.Header.Get("Allow"))
 	}
 	for path, status := range map[string]int{
-		"/": 404, "/nonsense": 404, "/studies/1.2/nonsense": 404, "/studies/x": 400, "/studies/1.2/series/1..3": 400,
+		"/": 404, "/nonsense": 404, "/studies/1.2/nonsense": 404, "/studies/x": 404, "/studies/x*": 400, "/studies/1.2/series/1..3": 400,
 		"/studies/../../etc/passwd": 400, "/studies/%2e%2e%2fx": 400, "/studies/1.2/series/1.3/instances/" + strings.Repeat("1", 65): 400,
 		"/studies/1.2/series/1.3/instances/1.4/frames/": 400, "/studies/1.2/series/1.3/instances/1.4/frames/0": 400,
 		"/studies/1.2/series/1.3/instances/1.4/frames/1,,2": 400, "/studies/1.2/series/1.3/instances/1.4/frames/+1": 400,
