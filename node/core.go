@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -41,13 +42,28 @@ const (
 type core struct {
 	cfg   Config
 	env   Env
-	id    identity
+	id    identity // Enrolled and Certificate: through mu once the node serves
+	mu    sync.Mutex
 	vault *vault.Vault
 	link  *link.Link
 	cat   *catalog.Catalog
 	local *local.DB
 	ring  *ring.Ring
 	topo  *topology
+}
+
+// changeIdentity changes what identity says of the node and writes it durably.
+func (c *core) changeIdentity(change func(*identity)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock() // held over the write: the file and the memory must agree
+	change(&c.id)
+	return c.id.save(c.env.FS, c.cfg.Dir)
+}
+
+func (c *core) certificate() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id.Certificate
 }
 
 func (c *core) path(parts ...string) string {

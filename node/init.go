@@ -111,8 +111,7 @@ func found(ctx context.Context, cfg Config, env Env, req InitRequest, sealedKey 
 		catalog.PutNode{Node: c.self()},
 	)
 	if err == nil {
-		c.id.Enrolled = true
-		err = c.id.save(env.FS, cfg.Dir)
+		err = c.changeIdentity(func(id *identity) { id.Enrolled = true })
 	}
 	return errors.Join(err, c.close(ctx))
 }
@@ -122,7 +121,7 @@ func (c *core) self() catalog.Node {
 	n := catalog.Node{
 		ID: c.id.Node, Name: c.id.Name, Site: c.id.Site, Disk: c.id.Disk,
 		Address: c.cfg.Link.Advertise, Incarnation: c.id.Incarnation,
-		CertFingerprint: fingerprint(c.id.Certificate),
+		CertFingerprint: fingerprint(c.certificate()),
 	}
 	if c.id.Witness {
 		n.Role = catalog.RoleWitness

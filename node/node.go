@@ -202,11 +202,7 @@ func (n *Node) catchUpLoop(ctx context.Context) {
 
 // enrolled records that this incarnation has the ring's log now.
 func (n *Node) enrolled() {
-	if n.id.Enrolled {
-		return
-	}
-	n.id.Enrolled = true
-	if err := n.id.save(n.env.FS, n.cfg.Dir); err != nil {
+	if err := n.changeIdentity(func(id *identity) { id.Enrolled = true }); err != nil {
 		n.env.Log.Error("write node identity", "err", err)
 	}
 }

@@ -20,7 +20,7 @@ const (
 func (n *Node) startGossip() error {
 	g, err := OpenGossip(GossipConfig{
 		Link: n.link, Self: n.announcement(), Allowed: n.topo.allowed, Log: n.env.Log,
-		Peers: n.peers,
+		Peers:  n.peers,
 		Events: n.heard,
 	})
 	if err != nil {
@@ -126,4 +126,3 @@ func (n *Node) freeBytesOf(id place.NodeID) int64 {
 	}
 	return n.gossip.Free(id)
 }
-

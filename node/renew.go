@@ -55,15 +55,14 @@ func (n *Node) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	identity, err := link.NewIdentity(n.id.CA, certificate, key)
+	shown, err := link.NewIdentity(n.id.CA, certificate, key)
 	if err != nil {
 		return err
 	}
-	n.id.Certificate = certificate
-	if err := n.id.save(n.env.FS, n.cfg.Dir); err != nil {
+	if err := n.changeIdentity(func(id *identity) { id.Certificate = certificate }); err != nil {
 		return err
 	}
-	if err := n.link.SetIdentity(identity); err != nil {
+	if err := n.link.SetIdentity(shown); err != nil {
 		return err
 	}
 	n.env.Log.Info("node certificate renewed", "until", n.link.CertificateExpiry().UTC().Format(time.RFC3339))

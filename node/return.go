@@ -120,7 +120,7 @@ func (n *Node) announceReturn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	request, err := json.Marshal(peerRequest{
-		Return: n.id.Incarnation, Address: n.cfg.Link.Advertise, Certificate: n.id.Certificate,
+		Return: n.id.Incarnation, Address: n.cfg.Link.Advertise, Certificate: n.certificate(),
 	})
 	if err != nil {
 		return err
