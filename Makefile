@@ -1,0 +1,72 @@
+# Bare make prints the targets.
+GO      ?= go
+BINARY  := build/osteon
+SAMPLES := testdata/samples
+# The product is one static binary without cgo; only the race detector needs cgo.
+export CGO_ENABLED := 0
+
+RACE := ./dicomsvc ./dicomsvc/dul ./dicomsvc/dimse ./erasure ./erasure/journal ./raft/local ./raft/vault
+
+.PHONY: help
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: build
+build: ## build build/osteon, one static binary
+	$(GO) build -trimpath -o $(BINARY) ./cmd/osteon
+
+.PHONY: run
+run: build ## a three-site ring here: store samples, lose a site, read everything, get it back, keep running
+	./$(BINARY) dev --sites 3 --nodes 2 --demo $(SAMPLES)
+
+.PHONY: dev
+dev: build ## a three-site ring here, empty, in the foreground
+	./$(BINARY) dev --sites 3 --nodes 2
+
+.PHONY: deps
+deps: ## install what the tests need besides Go (Debian packages, as root)
+	bash .ci/deps
+
+.PHONY: check
+check: ## gofmt, vet, staticcheck, tidy
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "not gofmt'ed: $$unformatted"; exit 1; fi
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+.PHONY: unit
+unit: ## tests of every package but the ones that start rings of processes
+	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v '/cmd/osteon$$')
+
+.PHONY: race
+race: ## the concurrent packages under the race detector (needs gcc)
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
+
+.PHONY: e2e
+e2e: ## tests of the built program: rings of processes, DCMTK, kills, power cuts
+	$(GO) test -timeout 25m ./cmd/osteon
+
+.PHONY: test-short
+test-short: ## the quick part of the unit tests
+	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')
+
+.PHONY: test
+test: deps check unit race e2e ## everything that CI runs
+
+.PHONY: fuzz
+fuzz: ## fuzz every target of PKG for TIME each, e.g. make fuzz PKG=./dicomsvc/dicom TIME=1m
+	@test -n "$(PKG)" || { echo "name a package: make fuzz PKG=./dicomsvc/dicom"; exit 2; }
+	@for target in $$($(GO) test -list '^Fuzz' $(PKG) | grep '^Fuzz'); do \
+		echo "== $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(TIME),30s) $(PKG) || exit 1; done
+
+.PHONY: golden
+golden: ## refresh golden files; review the difference as behaviour
+	$(GO) test ./... -run Golden -update
+
+.PHONY: bench
+bench: ## the packages' own benchmarks
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./erasure/... ./dicomsvc/dicom ./raft/catalog ./node/link
+
+.PHONY: cover
+cover: ## statement coverage of the unit tests
+	$(GO) test -cover $$($(GO) list ./... | grep -v '/cmd/osteon$$')
