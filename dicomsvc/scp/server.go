@@ -129,7 +129,13 @@ var notStored = []string{
 	"1.2.840.10008.5.1.4.45.",
 }
 
+// mediaDirectory is the class of DICOMDIR files, which exist on media only (PS3.4 Annex I).
+const mediaDirectory = "1.2.840.10008.1.3.10"
+
 func isStorage(abstract string) bool {
+	if abstract == mediaDirectory {
+		return false
+	}
 	if name := dicom.SOPClassName(abstract); name != "" && strings.HasSuffix(name, "Storage") {
 		return true
 	}
@@ -215,7 +221,7 @@ func (s *Server) Store(ctx context.Context, r *dimse.StoreRequest) dimse.StoreRe
 	})
 	if err != nil {
 		s.cfg.Log.Warn("object refused", "session", r.Session.ID, "err", err)
-		return dimse.StoreResponse{Status: dicomsvc.DIMSEStatus(err), ErrorComment: comment(err)}
+		return dimse.StoreResponse{Status: dicomsvc.DIMSEStatus(err), ErrorComment: comment(err), OffendingElements: offending(err)}
 	}
 	response := dimse.StoreResponse{Status: dimse.StatusSuccess}
 	if result.Outcome == dicomsvc.OutcomeFurtherVersion || result.Outcome == dicomsvc.OutcomeLimbo {
@@ -231,7 +237,8 @@ func (s *Server) Notify(context.Context, *dimse.NRequest) dimse.NResponse {
 
 const commentMax = 64 // Error Comment (0000,0902) is an LO
 
-// comment turns an error into an Error Comment.
+// comment turns an error into an Error Comment. Of a text that is too long the last parts are kept: they
+// name the element and the offset, the first ones what the status says already.
 func comment(err error) string {
 	text := strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' || r == '\\' {
@@ -239,5 +246,25 @@ func comment(err error) string {
 		}
 		return r
 	}, err.Error())
-	return text[:min(len(text), commentMax)]
+	for len(text) > commentMax {
+		_, rest, more := strings.Cut(text, ": ")
+		if !more {
+			return text[:commentMax]
+		}
+		text = rest
+	}
+	return text
+}
+
+// offending names the element of a data set that made it unacceptable (PS3.4 §B.2.3).
+func offending(err error) []dicom.Tag {
+	var attribute *dicom.AttributeError
+	var parse *dicom.ParseError
+	switch {
+	case errors.As(err, &attribute):
+		return []dicom.Tag{attribute.Tag}
+	case errors.As(err, &parse) && parse.Tag != 0:
+		return []dicom.Tag{parse.Tag}
+	}
+	return nil
 }
