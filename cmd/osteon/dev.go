@@ -245,26 +245,24 @@ func (r *devRing) enrol(ctx context.Context) error {
 	if err := r.init(ctx, first); err != nil {
 		return fmt.Errorf("init %s: %w", first.ID, err)
 	}
-	if err := r.start(ctx, first); err != nil {
-		return err
+	// Those of an earlier run start together: one alone would wait for a majority that nobody started.
+	for _, n := range r.Nodes {
+		if !n.enrolled() {
+			continue
+		}
+		if err := r.start(ctx, n); err != nil {
+			return err
+		}
 	}
-	admin := node.Dial(first.Dir)
 	status, err := r.await(ctx, first)
 	if err != nil {
 		return err
 	}
 	r.Ring = status.Ring
+	admin := node.Dial(first.Dir)
 	for _, n := range r.Nodes[1:] {
-		if _, err := os.Stat(filepath.Join(n.Dir, "node")); err == nil {
+		if n.enrolled() {
 			continue
-		}
-		// An old ring that is started again needs its majority before tokens can be made.
-		for _, m := range r.Nodes[1:] {
-			if _, err := os.Stat(filepath.Join(m.Dir, "node")); err == nil {
-				if err := r.start(ctx, m); err != nil {
-					return err
-				}
-			}
 		}
 		if err := r.join(ctx, admin, n); err != nil {
 			return fmt.Errorf("join %s: %w", n.ID, err)
@@ -273,8 +271,14 @@ func (r *devRing) enrol(ctx context.Context) error {
 	return nil
 }
 
+// enrolled reports whether the node's directory holds a node.
+func (n *devNode) enrolled() bool {
+	_, err := os.Stat(filepath.Join(n.Dir, "node"))
+	return err == nil
+}
+
 func (r *devRing) init(ctx context.Context, n *devNode) error {
-	if _, err := os.Stat(filepath.Join(n.Dir, "node")); err == nil {
+	if n.enrolled() {
 		return nil
 	}
 	cfg, err := r.config(n.ID, n.Dir)
