@@ -31,4 +31,7 @@ const (
 	releaseTick = 2 * time.Second
 	// selectionMax bounds the unique keys of one retrieve request.
 	selectionMax = 10000
+	// rewriteKeepBytes is the largest object that is read once, and kept in memory, to be rewritten in another
+	// transfer syntax; a CT slice has half of it.
+	rewriteKeepBytes = 1 << 20
 )

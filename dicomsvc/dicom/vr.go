@@ -122,3 +122,12 @@ func (v VR) pad() byte {
 	}
 	return 0
 }
+
+// Width returns how many bytes of a value change places between Big and Little Endian, 1 where bytes have no order (PS3.5 7.3).
+func (v VR) Width() int { return v.unit() }
+
+// LongLength reports whether Explicit VR encodes the length in 32 bits (PS3.5 Table 7.1-1); values of the others end at 64 KiB.
+func (v VR) LongLength() bool { return v.long() }
+
+// Pad returns the byte that makes a value even (PS3.5 6.2).
+func (v VR) Pad() byte { return v.pad() }

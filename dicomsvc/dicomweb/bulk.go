@@ -78,7 +78,7 @@ func walk(d *dicom.Dataset, path []pathStep) *dicom.Element {
 func (s *Server) bulkPayload(obj object, el *dicom.Element, syntax string) payload {
 	width := 1
 	if dicom.SyntaxOf(syntax).BigEndian {
-		width = wordWidth(el.VR)
+		width = el.VR.Width()
 	}
 	at := el.Bulk.Offset
 	return payload{size: el.Bulk.Length, ranges: width == 1, copy: func(w io.Writer, off, n int64) error {

@@ -65,7 +65,7 @@ func (s *Server) openPixels(r *request, in *dicomsvc.Instance) (*pixels, *proble
 			return nil, bad
 		}
 		if el := header.Get(dicom.PixelData); el != nil {
-			p.width = wordWidth(el.VR)
+			p.width = el.VR.Width()
 		}
 	}
 	if p.obj, err = s.archive.Open(r.Context(), r.who, in); err != nil {

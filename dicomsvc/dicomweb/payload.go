@@ -1,11 +1,9 @@
 package dicomweb
 
 import (
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
-	"math/bits"
 	"net/http"
 	"strconv"
 	"strings"
@@ -176,42 +174,6 @@ func (s *Server) copyExact(w io.Writer, src io.Reader, n int64) error {
 
 // plainWriter hides everything but Write, so that the pooled buffer is used.
 type plainWriter struct{ io.Writer }
-
-// swapper reverses the bytes of every word of the given width as they pass.
-type swapper struct {
-	w     io.Writer
-	width int
-	held  []byte // the front of a word
-	buf   []byte
-}
-
-func (s *swapper) Write(p []byte) (int, error) {
-	total := len(p)
-	s.buf = append(append(s.buf[:0], s.held...), p...)
-	whole := len(s.buf) - len(s.buf)%s.width
-	s.held = append(s.held[:0], s.buf[whole:]...)
-	for i := 0; i < whole; i += s.width {
-		word := s.buf[i : i+s.width]
-		switch s.width {
-		case 2:
-			word[0], word[1] = word[1], word[0]
-		case 4:
-			binary.BigEndian.PutUint32(word, binary.LittleEndian.Uint32(word))
-		case 8:
-			binary.BigEndian.PutUint64(word, bits.ReverseBytes64(binary.BigEndian.Uint64(word)))
-		}
-	}
-	if _, err := s.w.Write(s.buf[:whole]); err != nil {
-		return 0, err
-	}
-	return total, nil
-}
-
-// flush writes what is left of an incomplete word, as it is.
-func (s *swapper) flush() error {
-	_, err := s.w.Write(s.held)
-	return err
-}
 
 // shifter moves a stream of packed bits down by 1 to 7, so that the first wanted bit becomes the lowest
 // of the first byte (PS3.5 §8.1.1), and ends it after the given number of bits.

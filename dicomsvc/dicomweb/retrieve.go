@@ -187,11 +187,14 @@ func (s *Server) sendFile(r *request, in *dicomsvc.Instance, form offer, begin f
 		return err
 	}
 	if form.syntax != in.TransferSyntaxUID {
-		rewritten, err := s.explicit(obj, in.TransferSyntaxUID)
+		rewritten, err := dicomsvc.Rewrite(obj, in.TransferSyntaxUID, form.syntax)
 		if err != nil {
 			return err
 		}
-		size, write = rewritten.size, rewritten.write
+		size, write = rewritten.Size(), func(w io.Writer) error {
+			_, err := rewritten.WriteTo(w)
+			return err
+		}
 	}
 	w, err := begin(int64(len(meta)) + size)
 	if err != nil {
