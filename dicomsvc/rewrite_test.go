@@ -54,7 +54,7 @@ func mixed(n int) *dicom.Dataset {
 	d.Set(dicom.Element{Tag: dicom.PatientName, VR: dicom.PN, Value: []byte("M\xfcller^J ")})
 	d.SetInt(dicom.Rows, 513)
 	d.Set(dicom.Element{Tag: dicom.FrameIncrementPointer, VR: dicom.AT, Value: []byte{0x18, 0, 0x63, 0x10}})
-	d.Set(dicom.Element{Tag: dicom.TableOfPixelValues, VR: dicom.FD, Value: []byte{1, 2, 3, 4, 5, 6, 7, 8}})
+	d.Set(dicom.Element{Tag: dicom.RealWorldValueSlope, VR: dicom.FD, Value: []byte{1, 2, 3, 4, 5, 6, 7, 8}})
 	item := new(dicom.Dataset)
 	item.SetInt(dicom.SimpleFrameList, 0x01020304)
 	d.Set(dicom.Element{Tag: dicom.RequestAttributesSequence, VR: dicom.SQ, Items: []*dicom.Dataset{item, {}}})
