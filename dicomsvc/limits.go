@@ -13,6 +13,15 @@ const (
 	offerTimeout = 10 * time.Second
 	// offerRetryMax is the longest pause between offers while there is no quorum.
 	offerRetryMax = 2 * time.Second
+	// cataloguedMax bounds the wait for the catalog where an acknowledgement means that too; beyond it the
+	// sender is told to retry (P2: no single fault delays a response by more than 5 s).
+	cataloguedMax = 4 * time.Second
+	// offerPruneMax bounds the entries that wait for another node's offer and are looked up in the
+	// catalog at once.
+	offerPruneMax = 1024
+	// offerAgainAfter is when an item that the catalog refused as malformed is offered again: a newer
+	// program may take it.
+	offerAgainAfter = time.Hour
 	// pendingItemsMax is how many entries wait in memory; the rest are read from the journal again when
 	// their turn comes, so that an island's backlog costs tens of bytes an instance.
 	pendingItemsMax = 8192

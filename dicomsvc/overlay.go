@@ -9,7 +9,7 @@ import (
 )
 
 // overlayCache keeps one reader that sees the applied catalog and, as if applied, what waits in the
-// pending set. It is rebuilt when either moved on.
+// pending set. It is rebuilt when a reader comes that may know of more.
 type overlayCache struct {
 	mu sync.Mutex
 
@@ -27,24 +27,47 @@ type overlay struct {
 // reader returns the catalog as this node knows it: the local replica plus what this node holds and the
 // ring has not applied (design P6). The caller calls done when its reads have ended.
 func (a *Archive) reader() (r *catalog.Reader, done func(), err error) {
-	if a.pending.size() == 0 {
+	generation, waiting := a.pending.now()
+	if waiting == 0 {
 		return a.catalog.Reader, func() {}, nil
 	}
+	applied := a.catalog.Applied()
 	c := &a.overlay
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	applied := a.catalog.Applied()
-	items, generation := a.pending.items()
-	if c.current == nil || c.current.generation != generation || c.current.applied != applied {
-		reader, err := a.catalog.With(items)
-		if err != nil {
+	if c.current == nil || c.current.generation < generation || c.current.applied < applied {
+		if err := a.rebuildOverlay(); err != nil {
 			return nil, nil, err
 		}
-		c.replace(&overlay{reader: reader, generation: generation, applied: applied, users: 1})
 	}
 	o := c.current
 	o.users++
 	return o.reader, func() { c.leave(o) }, nil
+}
+
+// rebuildOverlay makes an overlay of the present; overlay.mu is held, so that all who came meanwhile share
+// it. The items are taken before the snapshot: one that is applied between the two is in both, never in
+// neither.
+func (a *Archive) rebuildOverlay() error {
+	applied := a.catalog.Applied()
+	items, generation := a.pending.items()
+	reader, err := a.catalog.With(items)
+	if err != nil {
+		return err
+	}
+	a.overlay.replace(&overlay{reader: reader, generation: generation, applied: applied, users: 1})
+	return nil
+}
+
+// expireOverlay drops an overlay that is out of date: it holds a snapshot of the database.
+func (a *Archive) expireOverlay() {
+	generation, waiting := a.pending.now()
+	c := &a.overlay
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := c.current; o != nil && (waiting == 0 || o.generation != generation || o.applied != a.catalog.Applied()) {
+		c.replace(nil)
+	}
 }
 
 // replace makes o the current overlay; mu is held. The cache itself counts as a user.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"time"
 
 	"osteon/dicomsvc/dicom"
 	"osteon/erasure"
@@ -172,27 +173,37 @@ func (a *Archive) commit(ctx context.Context, to *erasure.Append, item catalog.A
 	if err != nil {
 		return result, fmt.Errorf("%w: %w", ErrLimit, err)
 	}
-	prior, err := a.judge(ctx, item.Instance)
-	if err != nil {
-		return result, err
+	before, err := located(a.catalog.Locate(ctx, item.Instance.SOPInstanceUID))
+	if err != nil && !isNotFound(err) {
+		return result, fmt.Errorf("%w: look the instance up: %w", ErrResources, err)
 	}
 	acked, err := to.Commit(ctx, journal.Key(item.Instance.Version), note)
 	if err != nil {
 		return result, storeError(err)
 	}
 	item.Holders, item.Spooled = acked.Holders, acked.Spooled
-	applied := a.pending.add(item, a.cfg.Now())
+	applied, prior := a.pending.add(item, a.cfg.Now())
 	result.Spooled = acked.Spooled
-	result.Outcome, result.Comment = prior.outcome, prior.comment
+	result.Outcome, result.Comment = a.judge(ctx, item.Instance, before, prior)
 	a.count(result)
 	if a.cfg.Catalogued {
-		select {
-		case <-applied:
-		case <-ctx.Done():
-			return result, fmt.Errorf("wait for the catalog: %w: %w", ErrResources, ctx.Err())
-		}
+		return result, a.awaitApplied(ctx, applied)
 	}
 	return result, nil
+}
+
+// awaitApplied returns once the catalog here has an instance (ack: catalogued, design P1).
+func (a *Archive) awaitApplied(ctx context.Context, applied <-chan struct{}) error {
+	late := time.NewTimer(cataloguedMax)
+	defer late.Stop()
+	select {
+	case <-applied:
+		return nil
+	case <-late.C:
+		return fmt.Errorf("%w: the object is journalled, but the catalog has not confirmed it in time", ErrResources)
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the object is journalled, but the catalog has not confirmed it: %w", ErrResources, ctx.Err())
+	}
 }
 
 func (a *Archive) count(result PutResult) {
@@ -207,29 +218,53 @@ func (a *Archive) count(result PutResult) {
 	}
 }
 
-type verdict struct {
-	outcome Outcome
-	comment string
-}
-
-// judge says what an arriving version is beside what this node knows under the same SOP Instance UID.
-func (a *Archive) judge(ctx context.Context, in catalog.Instance) (verdict, error) {
-	known, err := a.locate(ctx, in.SOPInstanceUID)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return verdict{}, err
+// judge says what a version that was just journalled is beside what this node knows under the same SOP
+// Instance UID: before is the applied catalog as it was before the commit, prior the versions that waited
+// here when it began to wait. The catalog is asked once more, after that: so of two versions that arrive at
+// once, one sees the other.
+func (a *Archive) judge(ctx context.Context, in catalog.Instance, before []catalog.Located, prior []catalog.VersionID) (Outcome, string) {
+	const (
+		identical = "identical instance already stored"
+		further   = "other content stored under this UID; kept for QC"
+		limbo     = "instance was erased before; kept aside for QC"
+	)
+	now, err := located(a.catalog.Locate(ctx, in.SOPInstanceUID))
+	if err != nil && !isNotFound(err) {
+		a.cfg.Log.Warn("stored instance not compared with the catalog", "version", in.Version, "err", err)
+		now = before
 	}
-	v := verdict{outcome: OutcomeStored}
-	for _, k := range known {
-		switch {
-		case k.Instance.Version == in.Version && k.State == catalog.VersionLimbo:
-			return verdict{OutcomeLimbo, "instance was erased before; kept aside for QC"}, nil
-		case k.Instance.Version == in.Version && k.Served:
-			return verdict{OutcomeIdentical, "identical instance already stored"}, nil
-		case k.Served:
-			v = verdict{OutcomeFurtherVersion, "other content stored under this UID; kept for QC"}
+	if k := find(now, in.Version); k != nil && k.State == catalog.VersionLimbo {
+		return OutcomeLimbo, limbo
+	}
+	for _, k := range now {
+		if k.Served && k.Instance.Version != in.Version {
+			return OutcomeFurtherVersion, further
 		}
 	}
-	return v, nil
+	if find(before, in.Version) != nil {
+		return OutcomeIdentical, identical
+	}
+	uids := []string{in.SOPInstanceUID, in.SeriesInstanceUID, in.StudyInstanceUID}
+	if erased, err := a.catalog.Erased(ctx, uids...); err == nil && erased && find(now, in.Version) == nil {
+		return OutcomeLimbo, limbo
+	}
+	switch {
+	case len(prior) == 0 || find(now, in.Version) != nil:
+		return OutcomeStored, ""
+	case prior[0] == in.Version:
+		return OutcomeIdentical, identical
+	default:
+		return OutcomeFurtherVersion, further
+	}
+}
+
+func find(list []catalog.Located, v catalog.VersionID) *catalog.Located {
+	for i := range list {
+		if list[i].Instance.Version == v {
+			return &list[i]
+		}
+	}
+	return nil
 }
 
 // storeError names the kind of a blob store error.

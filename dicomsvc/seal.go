@@ -70,7 +70,7 @@ func (a *Archive) SealNow(ctx context.Context, study string) error {
 		if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 			return err
 		}
-		if err == nil && s.Unsealed == 0 && a.pending.size() == 0 {
+		if err == nil && s.Unsealed == 0 && len(a.pending.ofStudy(study)) == 0 {
 			return nil
 		}
 		if err == nil && s.Unsealed > 0 {
