@@ -247,8 +247,28 @@ func (a *StoreArgs) write(c *Conn, contextID byte, messageID uint16) error {
 		AffectedClass: a.SOPClass, AffectedInstance: a.SOPInstance,
 		MoveOriginator: a.MoveOriginator, MoveOriginatorID: a.MoveOriginatorID,
 	}
-	if a.From != nil {
+	switch {
+	case dicom.SyntaxOf(a.Syntax).Deflated:
+		return c.WriteFrom(contextID, cmd, evenly{a})
+	case a.From != nil:
 		return c.WriteFrom(contextID, cmd, a.From)
 	}
 	return c.Write(contextID, cmd, a.Data)
+}
+
+// evenly writes a deflated data set, with a NUL behind one of odd length: fragments are even (PS3.8 Annex E.2),
+// and the deflated stream is the one data set that may be padded (PS3.5 §A.5).
+type evenly struct{ args *StoreArgs }
+
+func (e evenly) WriteTo(w io.Writer) (n int64, err error) {
+	if e.args.From != nil {
+		n, err = e.args.From.WriteTo(w)
+	} else {
+		n, err = io.Copy(w, e.args.Data)
+	}
+	if err != nil || n%2 == 0 {
+		return n, err
+	}
+	k, err := w.Write([]byte{0})
+	return n + int64(k), err
 }
