@@ -174,10 +174,15 @@ func (a *Archive) badShard(pack place.PackID, index int, err error) {
 	a.cfg.Log.Error("shard unreadable, decoded around it", "pack", pack, "shard", index, "err", err)
 }
 
-// Ready returns nil while the archive takes instances, else ErrDraining.
+// Ready returns nil while the archive takes instances, else what Put would refuse them with: ErrDraining,
+// ErrFull while the disk is below its reserve, ErrResources while its journal does not answer. Reads go on
+// in all of these.
 func (a *Archive) Ready() error {
 	if a.draining.Load() {
 		return ErrDraining
+	}
+	if err := a.store.Ready(); err != nil {
+		return storeError(err)
 	}
 	return nil
 }

@@ -73,10 +73,10 @@ func (a *Archive) Put(ctx context.Context, req PutRequest) (PutResult, error) {
 
 func (a *Archive) put(ctx context.Context, req PutRequest) (PutResult, error) {
 	result := PutResult{SOPClassUID: req.SOPClassUID, SOPInstanceUID: req.SOPInstanceUID}
-	if a.draining.Load() {
-		return result, ErrDraining
-	}
 	if err := a.permit(req.Principal, ActionStore); err != nil {
+		return result, err
+	}
+	if err := a.Ready(); err != nil { // before a byte is taken
 		return result, err
 	}
 	in := &intake{source: req.Body, hash: sha256.New()}

@@ -34,7 +34,7 @@ type Append struct {
 	store   *Store
 	ctx     context.Context // of the caller of Begin: bounds the partner's copy too
 	order   []place.Node    // whom to ask, best first
-	local   *journal.Writer
+	own     *ownCopy
 	partner *partner
 	sum     uint32
 	size    int64
@@ -43,7 +43,7 @@ type Append struct {
 // Begin starts an instance of the study whose rendezvous key is study; the first bytes go to this
 // node's journal and to a partner's at once. The caller ends it with Commit or Abort.
 func (s *Store) Begin(ctx context.Context, study []byte) *Append {
-	a := &Append{store: s, ctx: ctx, order: s.partners(study), local: s.journal.Begin()}
+	a := &Append{store: s, ctx: ctx, order: s.partners(study), own: s.beginOwn()}
 	if len(a.order) > 0 {
 		a.partner = s.startPartner(ctx, a.order[0])
 	}
@@ -58,12 +58,15 @@ func (a *Append) Write(p []byte) (int, error) {
 	}
 	a.sum = crc32.Update(a.sum, castagnoli, p)
 	a.size += int64(len(p))
-	return a.local.Write(p)
+	if err := a.own.write(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // Abort forgets the instance at both holders. After Commit it does nothing.
 func (a *Append) Abort() {
-	a.local.Abort()
+	a.own.abort()
 	if a.partner != nil {
 		a.partner.abort()
 		a.partner = nil
@@ -72,32 +75,24 @@ func (a *Append) Abort() {
 
 // Commit makes the instance durable under key with the note that either holder offers to the catalog,
 // and returns once the acknowledgement rule holds (design P1). Errors: ErrNoPartner, ErrStalled, and
-// journal.ErrFull or journal.ErrFenced of this node's journal. On error the local copy may stay and be
-// offered later: it was never acknowledged.
+// journal.ErrFull or journal.ErrFenced of this node's journal. On error the local copy may stay: it was
+// never acknowledged, and Config.Held is told of it.
 func (a *Append) Commit(ctx context.Context, key journal.Key, note []byte) (Acked, error) {
-	done := make(chan error, 1)
 	first := a.partner
 	a.partner = nil
-	go func() { // ends with the journal's commit, which ctx bounds
-		done <- a.local.Commit(ctx, key, note)
-	}()
 	if first != nil {
 		first.commit(key, a.size, a.sum, note)
 	}
-	stalled := time.NewTimer(localCommitMax)
-	defer stalled.Stop()
-	select {
-	case err := <-done:
-		if err != nil {
-			first.abandon()
-			return Acked{}, fmt.Errorf("commit to own journal: %w", err)
-		}
-	case <-stalled.C:
+	if err := a.own.commit(ctx, key, note); err != nil {
 		first.abandon()
-		return Acked{}, fmt.Errorf("commit to own journal: %w", ErrStalled)
+		return Acked{}, fmt.Errorf("commit to own journal: %w", err)
 	}
 	r := replication{store: a.store, ctx: a.ctx, key: key, size: a.size, sum: a.sum, note: note}
-	return r.settle(ctx, a.order, first)
+	acked, err := r.settle(ctx, a.order, first)
+	if err != nil {
+		a.store.cfg.Held(key, note, a.store.cfg.Self) // it is in this journal all the same
+	}
+	return acked, err
 }
 
 // replication brings one committed instance to as many other nodes as the acknowledgement rule wants.
@@ -109,7 +104,7 @@ type replication struct {
 	sum   uint32
 	note  []byte
 
-	running int
+	running map[place.NodeID]time.Time // since when
 	results chan partnerResult
 }
 
@@ -125,10 +120,11 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 	self := r.store.cfg.Self
 	acked := Acked{Holders: []place.NodeID{self}}
 	r.results = make(chan partnerResult, len(order)+1)
+	r.running = map[place.NodeID]time.Time{}
 	next := 0
 	if first != nil {
 		next = 1
-		r.running++
+		r.running[first.node.ID] = r.store.cfg.Now()
 		go func() { // ends when the partner does: it answers or is abandoned
 			r.results <- partnerResult{node: first.node, err: first.wait()}
 		}()
@@ -139,16 +135,16 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 	defer slow.Stop()
 	sameSite := false
 	for {
-		for r.running == 0 && next < len(order) {
+		for len(r.running) == 0 && next < len(order) {
 			r.start(order[next])
 			next++
 		}
-		if r.running == 0 {
+		if len(r.running) == 0 {
 			return r.decide(acked, sameSite)
 		}
 		select {
 		case res := <-r.results:
-			r.running--
+			delete(r.running, res.node.ID)
 			if res.err != nil {
 				r.store.suspect(res.node.ID)
 				r.store.cfg.Log.Warn("copy at partner failed", "node", res.node.ID, "err", res.err)
@@ -163,6 +159,7 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 				return r.decide(acked, sameSite)
 			}
 		case <-slow.C:
+			r.blameLate()
 			if next < len(order) {
 				r.start(order[next])
 				next++
@@ -172,6 +169,15 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			return r.decide(acked, sameSite)
 		case <-ctx.Done():
 			return Acked{}, fmt.Errorf("wait for a second copy: %w", ctx.Err())
+		}
+	}
+}
+
+// blameLate notes who has been asked for a while and has not answered.
+func (r *replication) blameLate() {
+	for id, since := range r.running {
+		if r.store.cfg.Now().Sub(since) >= r.store.cfg.Ack.SecondAfter*9/10 {
+			r.store.late(id)
 		}
 	}
 }
@@ -196,7 +202,7 @@ func (r *replication) decide(acked Acked, sameSite bool) (Acked, error) {
 
 // start copies the committed instance from this node's journal to node.
 func (r *replication) start(node place.Node) {
-	r.running++
+	r.running[node.ID] = r.store.cfg.Now()
 	go func() { // ends with the copy, which the append's context and the partner's deadlines bound
 		r.results <- partnerResult{node: node, err: r.copy(node)}
 	}()

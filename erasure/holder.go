@@ -89,6 +89,7 @@ func (h *holding) next(ctx context.Context) error {
 func (h *holding) data(length int) error {
 	if h.writer == nil {
 		h.writer = h.store.journal.Begin()
+		h.failed = h.store.Ready() // the bytes of a refused object are read and thrown away
 	}
 	chunk := h.store.chunks.get()[:length]
 	defer func() { h.store.chunks.put(chunk) }()
@@ -114,6 +115,7 @@ func (h *holding) commit(ctx context.Context, length int) error {
 	note := payload[commitFixed:]
 	if h.writer == nil { // an empty object is an object too
 		h.writer = h.store.journal.Begin()
+		h.failed = h.store.Ready()
 	}
 	status, text := byte(answerDurable), ""
 	switch {

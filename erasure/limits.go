@@ -15,9 +15,14 @@ const (
 	// suspectFor is how long a peer that failed or stalled is asked last: a little longer than gossip
 	// takes to notice that it is gone.
 	suspectFor = 5 * time.Second
-	// localCommitMax bounds the wait for this node's own disk; beyond it the sender is told to retry
-	// (P2: no single fault delays a response by more than 5 s).
-	localCommitMax = 4 * time.Second
+	// localCommitMax bounds the wait for this node's own disk; beyond it the sender is told to retry (P2:
+	// no single fault delays a response by more than 5 s, the wait for a partner included).
+	localCommitMax = 3 * time.Second
+	// freeReservePercent of the disk is left to seals, the catalog and the log: below it the node takes no
+	// instances.
+	freeReservePercent = 5
+	// freeAskEvery is how often the file system is asked for its free space at most.
+	freeAskEvery = time.Second
 	// appendIdle bounds the silence of a sender in the middle of an object at the receiving holder.
 	appendIdle = 30 * time.Second
 	// readIdle bounds the wait for the next bytes of a remote read before another holder is tried.

@@ -34,7 +34,10 @@ const (
 	commitFixed = 32 + 8 + 4
 )
 
-var errAbandoned = errors.New("partner was given up")
+var (
+	errAbandoned = errors.New("partner was given up")
+	errUnsent    = errors.New("send to holder")
+)
 
 // partner sends one object to one holder from a goroutine of its own, so that a slow holder never
 // stalls the receipt for longer than Ack.SecondAfter.
@@ -62,10 +65,17 @@ func (s *Store) startPartner(ctx context.Context, node place.Node) *partner {
 		queue: make(chan partnerMessage, partnerQueueChunks),
 		dead:  make(chan struct{}),
 	}
-	s.running.Add(1)
-	go func() { // owned by the partner; ends at commit's answer, an abort, an error or cancel
+	if !s.enter() {
+		cancel()
+		p.err = errAbandoned
+		close(p.dead)
+		return p
+	}
+	closing := context.AfterFunc(s.ctx, cancel)
+	go func() { // owned by the partner; ends at commit's answer, an abort, an error, cancel or Close
 		defer s.running.Done()
 		defer cancel()
+		defer closing()
 		p.err = p.run(ctx)
 		close(p.dead)
 	}()
@@ -150,44 +160,50 @@ func (p *partner) wait() error {
 }
 
 func (p *partner) run(ctx context.Context) error {
-	st, err := p.store.appendStream(ctx, p.node.ID)
+	st, used, err := p.store.appendStream(ctx, p.node.ID)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { st.Close() })
-	reusable, err := p.transfer(ctx, st)
-	if !stop() || !reusable {
+	var first partnerMessage
+	select {
+	case first = <-p.queue:
+	case <-ctx.Done():
 		st.Close()
-		if err == nil {
-			err = ctx.Err()
-		}
-		return err
+		return errAbandoned
 	}
-	p.store.keepStream(p.node.ID, st)
+	reusable, err := p.transfer(ctx, st, first)
+	if errors.Is(err, errUnsent) && used && ctx.Err() == nil {
+		// The stream broke while it rested, and so did its like: the holder was started again, perhaps.
+		p.store.dropStreams(p.node.ID)
+		if st, _, err = p.store.appendStream(ctx, p.node.ID); err != nil {
+			return err
+		}
+		reusable, err = p.transfer(ctx, st, first)
+	}
+	if reusable {
+		p.store.keepStream(p.node.ID, st)
+	}
 	return err
 }
 
-// transfer moves queued messages to the stream; reusable says that the stream is between two objects.
-func (p *partner) transfer(ctx context.Context, st link.Stream) (reusable bool, err error) {
-	var head [5]byte
-	for {
-		var m partnerMessage
-		select {
-		case m = <-p.queue:
-		case <-ctx.Done():
-			return false, errAbandoned
+// transfer moves first and what is queued after it to the stream, which it closes unless it is reusable, that is
+// between two objects. errUnsent: the stream did not even take first.
+func (p *partner) transfer(ctx context.Context, st link.Stream, first partnerMessage) (reusable bool, err error) {
+	stop := context.AfterFunc(ctx, func() { st.Close() })
+	defer func() {
+		if !stop() && err == nil {
+			reusable, err = false, ctx.Err()
 		}
-		head[0] = m.op
-		binary.LittleEndian.PutUint32(head[1:], uint32(len(m.data)))
-		_, err = st.Write(head[:])
-		if err == nil && len(m.data) > 0 {
-			_, err = st.Write(m.data)
+		if !reusable {
+			st.Close()
 		}
+	}()
+	if err := p.forward(st, first); err != nil {
+		return false, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	for m := first; ; {
 		if m.op == opData {
 			p.store.chunks.put(m.data)
-		}
-		if err != nil {
-			return false, fmt.Errorf("send to holder: %w", err)
 		}
 		switch m.op {
 		case opAbort:
@@ -195,7 +211,30 @@ func (p *partner) transfer(ctx context.Context, st link.Stream) (reusable bool, 
 		case opCommit:
 			return readAnswer(st)
 		}
+		select {
+		case m = <-p.queue:
+		case <-ctx.Done():
+			return false, errAbandoned
+		}
+		if err := p.forward(st, m); err != nil {
+			return false, fmt.Errorf("send to holder: %w", err)
+		}
 	}
+}
+
+// forward writes one frame. The deadline is for the answer too, when it is a commit.
+func (p *partner) forward(st link.Stream, m partnerMessage) error {
+	if err := st.SetDeadline(p.store.cfg.Now().Add(appendIdle)); err != nil {
+		return err
+	}
+	var head [5]byte
+	head[0] = m.op
+	binary.LittleEndian.PutUint32(head[1:], uint32(len(m.data)))
+	_, err := st.Write(head[:])
+	if err == nil && len(m.data) > 0 {
+		_, err = st.Write(m.data)
+	}
+	return err
 }
 
 // readAnswer reads a holder's answer to opCommit; after an answer the stream is between objects.
@@ -220,30 +259,31 @@ type streamPool struct {
 	idle map[place.NodeID][]link.Stream
 }
 
-func (s *Store) appendStream(ctx context.Context, node place.NodeID) (link.Stream, error) {
+// appendStream returns a stream between two objects; used tells that it rested since the last one.
+func (s *Store) appendStream(ctx context.Context, node place.NodeID) (st link.Stream, used bool, err error) {
 	s.streams.mu.Lock()
 	if list := s.streams.idle[node]; len(list) > 0 {
 		st := list[len(list)-1]
 		s.streams.idle[node] = list[:len(list)-1]
 		s.streams.mu.Unlock()
-		return st, nil
+		return st, true, nil
 	}
 	s.streams.mu.Unlock()
-	st, err := s.cfg.Mesh.OpenStream(ctx, node, link.ClassBulk, link.KindJournalAppend)
+	st, err = s.cfg.Mesh.OpenStream(ctx, node, link.ClassBulk, link.KindJournalAppend)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if _, err := st.Write([]byte{appendVersion}); err != nil {
 		st.Close()
-		return nil, fmt.Errorf("open append stream: %w", err)
+		return nil, false, fmt.Errorf("open append stream: %w", err)
 	}
-	return st, nil
+	return st, false, nil
 }
 
 func (s *Store) keepStream(node place.NodeID, st link.Stream) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
-	if s.closed.Load() || len(s.streams.idle[node]) >= partnerIdleStreamsMax {
+	if s.ctx.Err() != nil || st.SetDeadline(noDeadline) != nil || len(s.streams.idle[node]) >= partnerIdleStreamsMax {
 		st.Close()
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,7 +73,11 @@ type Config struct {
 	Journal JournalLimits
 	// Topology returns the ring's data nodes as seen from here, this one included.
 	Topology func() []place.Node
-	// Held is told of every object that this node committed for another; it must not block.
+	// Free returns the free and the total bytes of the disk; nil asks FS. Below the reserve the node takes
+	// no instances, while reads go on.
+	Free func() (free, total int64, err error)
+	// Held is told of every object that this node committed for another, and of those that it committed
+	// for a sender without an acknowledgement, as from itself; it must not block.
 	Held func(key journal.Key, note []byte, from place.NodeID)
 	// BadShard is told of every shard that failed a check or could not be read; it must not block.
 	BadShard func(pack place.PackID, index int, err error)
@@ -97,11 +102,24 @@ type Store struct {
 	streams streamPool
 	codec   Codec
 	paces   paces
-	running sync.WaitGroup
-	closed  atomic.Bool
+	stalled atomic.Int32 // own copies that were given up and have not ended
+	space   space
+	ctx     context.Context // of copies to peers; ends with Close
+	stop    context.CancelFunc
+	running sync.WaitGroup // entered by enter
 
 	mu       sync.Mutex
-	suspects map[place.NodeID]time.Time // asked last until then
+	closed   bool
+	suspects map[place.NodeID]time.Time // failed: asked last until then
+	slow     map[place.NodeID]time.Time // did not answer in time: asked last of its kind until then
+}
+
+// space remembers how much room the disk had.
+type space struct {
+	mu sync.Mutex // held over the question, which does not wait for writes
+
+	asked time.Time
+	err   error
 }
 
 var noDeadline time.Time
@@ -142,6 +160,11 @@ func Open(cfg Config) (*Store, error) {
 		cfg: cfg, journal: j,
 		streams:  streamPool{idle: map[place.NodeID][]link.Stream{}},
 		suspects: map[place.NodeID]time.Time{},
+		slow:     map[place.NodeID]time.Time{},
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background()) // a store is opened before Serve's context is
+	if s.cfg.Free == nil {
+		s.cfg.Free = s.diskFree
 	}
 	if err := cfg.FS.MkdirAll(s.shardDir(), 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), j.Close())
@@ -155,12 +178,27 @@ func Open(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// Close ends the streams to peers, waits for copies in flight and closes the journal.
+// Close ends the copies and streams to peers, waits for those under way and closes the journal. What the
+// mesh or callers still ask of the store fails from then on.
 func (s *Store) Close() error {
-	s.closed.Store(true)
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
 	s.dropStreams(place.NodeID{})
 	s.running.Wait()
 	return s.journal.Close()
+}
+
+// enter adds one to running, unless the store is closed.
+func (s *Store) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.running.Add(1)
+	return true
 }
 
 // Journal returns this node's journal.
@@ -169,8 +207,8 @@ func (s *Store) Journal() *journal.Journal { return s.journal }
 func (s *Store) shardDir() string { return s.cfg.FS.PathJoin(s.cfg.Dir, "shards") }
 
 // partners returns whom to ask for a second copy, best first: live nodes of other sites by rendezvous,
-// the second from another site than the first where there is one, then live nodes of this site; peers
-// that failed a moment ago come last within their group.
+// the second from another site than the first where there is one, then live nodes of this site. Within
+// its group a peer that was slow a moment ago comes last; one that failed comes after everybody.
 func (s *Store) partners(study []byte) []place.Node {
 	nodes := map[place.NodeID]place.Node{}
 	var ids []place.NodeID
@@ -180,15 +218,20 @@ func (s *Store) partners(study []byte) []place.Node {
 			ids = append(ids, n.ID)
 		}
 	}
-	var fresh, repeated, suspects, same []place.Node
+	var fresh, repeated, slow, same, sameSlow, suspects []place.Node
 	seen := map[place.SiteID]bool{}
 	for _, id := range place.Rendezvous(study, ids) {
 		n := nodes[id]
+		late := s.isSlow(id)
 		switch {
 		case s.isSuspect(id):
 			suspects = append(suspects, n)
+		case n.Site == s.cfg.Site && late:
+			sameSlow = append(sameSlow, n)
 		case n.Site == s.cfg.Site:
 			same = append(same, n)
+		case late:
+			slow = append(slow, n)
 		case seen[n.Site]:
 			repeated = append(repeated, n)
 		default:
@@ -196,22 +239,31 @@ func (s *Store) partners(study []byte) []place.Node {
 			fresh = append(fresh, n)
 		}
 	}
-	order := append(append(fresh, repeated...), same...)
-	return append(order, suspects...)
+	return slices.Concat(fresh, repeated, slow, same, sameSlow, suspects)
 }
 
-func (s *Store) suspect(id place.NodeID) {
+// suspect notes that a peer failed.
+func (s *Store) suspect(id place.NodeID) { s.blame(s.suspects, id) }
+
+// late notes that a peer did not answer in time, which a busy one does not either: it is still asked before
+// the second copy stays at this site.
+func (s *Store) late(id place.NodeID) { s.blame(s.slow, id) }
+
+func (s *Store) isSuspect(id place.NodeID) bool { return s.isBlamed(s.suspects, id) }
+func (s *Store) isSlow(id place.NodeID) bool    { return s.isBlamed(s.slow, id) }
+
+func (s *Store) blame(list map[place.NodeID]time.Time, id place.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.suspects[id] = s.cfg.Now().Add(suspectFor)
+	list[id] = s.cfg.Now().Add(suspectFor)
 }
 
-func (s *Store) isSuspect(id place.NodeID) bool {
+func (s *Store) isBlamed(list map[place.NodeID]time.Time, id place.NodeID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	until, ok := s.suspects[id]
+	until, ok := list[id]
 	if ok && s.cfg.Now().After(until) {
-		delete(s.suspects, id)
+		delete(list, id)
 		return false
 	}
 	return ok
