@@ -70,10 +70,8 @@ func (n *Node) reconcileMembers(ctx context.Context, deadSince map[place.NodeID]
 		}
 	}
 	want, current := n.wantedVoters(servers, deadSince)
-	for _, id := range want {
-		if !slices.Contains(current, id) && n.topo.live(id) {
-			return n.ring.Promote(ctx, id)
-		}
+	if id, ok := nextVoter(n.topo.placed(), want, current); ok {
+		return n.ring.Promote(ctx, id)
 	}
 	if len(current) <= len(want) && slices.ContainsFunc(want, func(id place.NodeID) bool { return !slices.Contains(current, id) }) {
 		return nil // wait for the wanted ones before taking votes away
@@ -88,6 +86,28 @@ func (n *Node) reconcileMembers(ctx context.Context, deadSince map[place.NodeID]
 		return n.ring.Demote(ctx, id)
 	}
 	return nil
+}
+
+// nextVoter returns the live node that should get a vote next: one of the site with the fewest, so that on the way to
+// the wanted spread no site holds a majority longer than it must.
+func nextVoter(nodes []place.Node, want, current []place.NodeID) (next place.NodeID, ok bool) {
+	votes := map[place.SiteID]int{}
+	for _, m := range nodes {
+		if slices.Contains(current, m.ID) {
+			votes[m.Site]++
+		}
+	}
+	fewest := 0
+	for _, id := range want {
+		at := slices.IndexFunc(nodes, func(m place.Node) bool { return m.ID == id })
+		if at < 0 || !nodes[at].Live || slices.Contains(current, id) {
+			continue
+		}
+		if v := votes[nodes[at].Site]; !ok || v < fewest {
+			next, fewest, ok = id, v, true
+		}
+	}
+	return next, ok
 }
 
 func (n *Node) wantedVoters(servers []ring.Server, deadSince map[place.NodeID]time.Time) (want, current []place.NodeID) {
