@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -322,35 +323,39 @@ func (r *devRing) startAll(ctx context.Context) error {
 	return r.awaitVoters(ctx)
 }
 
-// awaitVoters waits until the votes are where they belong, so that a site may be lost from the start.
+// awaitVoters waits until every node is live and the votes are where they belong, so that a site may be lost
+// from the start.
 func (r *devRing) awaitVoters(ctx context.Context) error {
-	want := min(len(r.Nodes), 3)
-	if len(r.Nodes) == 2 {
-		want = 1
-	}
-	deadline := time.After(devReadyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, devReadyTimeout)
+	defer cancel()
 	for {
 		status, err := node.Dial(r.Nodes[0].Dir).Status(ctx)
-		voters, live := 0, 0
-		for _, m := range status.Nodes {
-			if m.Voter {
-				voters++
-			}
-			if m.Live {
-				live++
-			}
-		}
-		if err == nil && voters >= want && live == len(r.Nodes) {
+		if err == nil && len(status.Nodes) >= len(r.Nodes) && votesPlaced(status.Nodes) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-deadline:
-			return fmt.Errorf("%w: %d of %d nodes live, %d votes after %s", node.ErrRing, live, len(r.Nodes), voters, devReadyTimeout)
+			return fmt.Errorf("%w: nodes are missing or votes are not where they belong after %s", node.ErrRing, devReadyTimeout)
 		case <-time.After(devPoll):
 		}
 	}
+}
+
+// votesPlaced reports whether all nodes are live and those vote that should.
+func votesPlaced(nodes []node.NodeStatus) bool {
+	var members []place.Node
+	var voters []place.NodeID
+	for _, m := range nodes {
+		if !m.Live {
+			return false
+		}
+		members = append(members, place.Node{ID: m.Node, Site: m.Site, Live: true, Data: m.Role == "data", Cordoned: m.State == "cordoned"})
+		if m.Voter {
+			voters = append(voters, m.Node)
+		}
+	}
+	want, _ := place.Voters(members, voters)
+	return len(want) == len(voters) && !slices.ContainsFunc(want, func(id place.NodeID) bool { return !slices.Contains(voters, id) })
 }
 
 // start runs the node's process unless it runs already. It returns when the process was started.
