@@ -35,6 +35,7 @@ const (
 
 	responseDefault    = 60 * time.Second
 	graceDefault       = 30 * time.Second
+	drainIdleMax       = time.Second // without a request on a draining association: longer than senders pause between two
 	cancelGraceDefault = 10 * time.Second
 	acceptPauseMin     = 5 * time.Millisecond
 	acceptPauseMax     = time.Second

@@ -33,7 +33,7 @@ type ServerConfig struct {
 	// all and per address. Default 256 and 64.
 	MaxLobby, MaxLobbyPerHost int
 
-	// Grace is how long running operations may go on after the end of Serve's
+	// Grace is how long open associations may go on after the end of Serve's
 	// context. Default 30 s.
 	Grace time.Duration
 	// ResponseTime is how long a peer may take to answer a sub-operation or an
@@ -153,8 +153,8 @@ func Serve(ctx context.Context, l net.Listener, cfg ServerConfig) error {
 func (s *Server) Stats() *Stats { return &s.stats }
 
 // Serve accepts connections of l, which it closes, until ctx ends. Then it
-// drains: idle associations are aborted, running operations may finish within
-// the grace, after which they are aborted too. It returns nil when all have
+// drains: an association in use may go on to its release within the grace; one
+// that is idle for a second, or still open after the grace, is aborted. It returns nil when all have
 // ended, or the listener's error if that failed before ctx ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	// Operations outlive ctx by the grace.
@@ -205,6 +205,9 @@ func (s *Server) acceptLoop(ctx, work context.Context, l net.Listener, wait *syn
 		}()
 	}
 }
+
+// drainIdle is how long an association may be idle while the server drains.
+func (s *Server) drainIdle() time.Duration { return min(drainIdleMax, s.cfg.Grace) }
 
 // drain lets what runs finish and returns when everything has ended.
 func (s *Server) drain(stop context.CancelFunc, wait *sync.WaitGroup) {

@@ -211,6 +211,9 @@ func TestDrain(t *testing.T) {
 	if err := <-answer; err != nil {
 		t.Errorf("running store: %v", err)
 	}
+	if err := busy.Echo(t.Context()); err != nil {
+		t.Errorf("the sender's next request: %v", err)
+	}
 	if err := busy.Wait(t.Context()); !errors.As(err, &abort) {
 		t.Errorf("then: got %v, want an abort", err)
 	}

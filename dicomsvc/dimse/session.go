@@ -41,6 +41,7 @@ type Session struct {
 		ids map[uint16]context.CancelCauseFunc
 	}
 	busy     atomic.Int64
+	begun    atomic.Int64 // operations so far
 	draining atomic.Bool
 }
 
@@ -78,14 +79,12 @@ func (s *Session) loop(ctx context.Context) error {
 		if err := s.dispatch(ctx, m); err != nil {
 			return err
 		}
-		if s.draining.Load() && s.busy.Load() == 0 {
-			s.Abort()
-		}
 	}
 }
 
 // begin and end bracket whatever a peer waits for.
 func (s *Session) begin() {
+	s.begun.Add(1)
 	s.busy.Add(1)
 	s.conn.assoc.BeginWork()
 }
@@ -93,16 +92,26 @@ func (s *Session) begin() {
 func (s *Session) end() {
 	s.conn.assoc.EndWork()
 	if s.busy.Add(-1) == 0 && s.draining.Load() {
-		s.Abort()
+		s.abortWhenIdle()
 	}
 }
 
-// drain aborts the association as soon as nothing runs on it.
+// drain lets a peer that is in the middle of its work go on to its release; the association is aborted
+// once nothing was asked of it for drainIdle.
 func (s *Session) drain() {
 	s.draining.Store(true)
 	if s.busy.Load() == 0 {
-		s.Abort()
+		s.abortWhenIdle()
 	}
+}
+
+func (s *Session) abortWhenIdle() {
+	begun := s.begun.Load()
+	time.AfterFunc(s.server.drainIdle(), func() {
+		if s.begun.Load() == begun && s.busy.Load() == 0 {
+			s.Abort()
+		}
+	})
 }
 
 func (s *Session) dispatch(ctx context.Context, m *Message) error {
@@ -113,9 +122,6 @@ func (s *Session) dispatch(ctx context.Context, m *Message) error {
 		return nil
 	case c.IsResponse():
 		return s.deliver(m)
-	case s.draining.Load():
-		s.Abort()
-		return dul.ErrClosed
 	}
 	switch c.Field {
 	case CFindRQ, CMoveRQ, CGetRQ:

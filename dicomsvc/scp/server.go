@@ -35,6 +35,9 @@ type Config struct {
 	Relational bool
 	// AssociationsMax bounds the associations open at once; 0: the default of package dimse.
 	AssociationsMax int
+	// Grace is how long open associations may go on once Serve is told to end; 0: the default of package
+	// dimse.
+	Grace time.Duration
 
 	Now func() time.Time
 	Log *slog.Logger
@@ -62,7 +65,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg}
 	srv, err := dimse.NewServer(dimse.ServerConfig{
-		Handler: s, MaxAssociations: cfg.AssociationsMax, Log: cfg.Log,
+		Handler: s, MaxAssociations: cfg.AssociationsMax, Grace: cfg.Grace, Log: cfg.Log,
 		Known: func(r *dul.Request) bool { return cfg.Known(r.CallingAE) },
 	})
 	if err != nil {
