@@ -33,6 +33,8 @@ type listeners struct {
 	scp       *scp.Server
 	web       *http.Server
 	adminHTTP *http.Server
+
+	dimseEnded chan struct{} // closed when the DIMSE server has drained
 }
 
 func (n *Node) openListeners() (err error) {
@@ -74,7 +76,7 @@ func (n *Node) scpConfig() scp.Config {
 	promiscuous := n.cfg.promiscuous()
 	return scp.Config{
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
-		AssociationsMax: n.cfg.DIMSE.AssociationsMax,
+		AssociationsMax: n.cfg.DIMSE.AssociationsMax, Grace: drainTimeout,
 		Known: func(title string) bool {
 			_, ok := known[title]
 			return ok
@@ -191,8 +193,14 @@ func (s *listeners) serve(ctx context.Context, spawn func(func()), failed chan<-
 		default:
 		}
 	}
-	if s.dimse != nil {
-		spawn(func() { report("dimse", s.scp.Serve(ctx, s.dimse)) })
+	s.dimseEnded = make(chan struct{})
+	if s.dimse == nil {
+		close(s.dimseEnded)
+	} else {
+		spawn(func() {
+			defer close(s.dimseEnded)
+			report("dimse", s.scp.Serve(ctx, s.dimse))
+		})
 	}
 	if s.http != nil {
 		spawn(func() { report("http", s.web.Serve(s.http)) })
@@ -200,7 +208,8 @@ func (s *listeners) serve(ctx context.Context, spawn func(func()), failed chan<-
 	spawn(func() { report("admin", s.adminHTTP.Serve(s.admin)) })
 }
 
-// shutdown lets running requests finish for at most patience; the DIMSE server drains by its context.
+// shutdown lets running requests finish for at most patience. The DIMSE server drains by its context,
+// within the grace that it was given, and shutdown waits for it.
 func (s *listeners) shutdown(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -212,6 +221,7 @@ func (s *listeners) shutdown(patience time.Duration) {
 			server.Close()
 		}
 	}
+	<-s.dimseEnded
 }
 
 func (s *listeners) close() {

@@ -129,12 +129,15 @@ func (n *Node) survive() place.Survive {
 }
 
 const (
-	drainTimeout = 20 * time.Second
-	closeTimeout = 10 * time.Second
+	// drainTimeout is less than what supervisors commonly wait before they kill.
+	drainTimeout    = 20 * time.Second
+	handOverTimeout = 5 * time.Second
+	closeTimeout    = 10 * time.Second
 )
 
-// Serve runs the node until ctx ends, then drains: new associations and requests are refused, running
-// ones finish, leadership is handed over, everything is closed. It returns nil after an orderly stop.
+// Serve runs the node until ctx ends, then drains: leadership is handed over, new associations and
+// requests are refused while open ones finish, and everything is closed. It returns nil after an orderly
+// stop.
 func (n *Node) Serve(ctx context.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -159,20 +162,29 @@ func (n *Node) Serve(ctx context.Context) error {
 		err = fmt.Errorf("this node fenced itself: %w", n.ring.Err())
 	}
 	n.env.Log.Info("node draining")
-	n.archive.Drain()
-	stopFront()
+	stopFront() // closes the DIMSE listener; what is open goes on
+	n.handOver(ctx)
 	n.servers.shutdown(drainTimeout)
+	n.archive.Drain()
+	n.handOver(ctx) // it may have been elected again
 	closing, cancelClosing := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancelClosing()
-	if n.ring.IsLeader() && len(n.ring.Servers()) > 1 {
-		if terr := n.ring.Transfer(closing); terr != nil {
-			n.env.Log.Warn("leadership not handed over", "err", terr)
-		}
-	}
 	n.stopGossip()
 	cancel()
 	n.wait.Wait()
 	return errors.Join(err, n.archive.Close(), n.core.close(closing))
+}
+
+// handOver makes another voter lead, if this node does.
+func (n *Node) handOver(ctx context.Context) {
+	if !n.ring.IsLeader() || len(n.voters()) < 2 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverTimeout)
+	defer cancel()
+	if err := n.ring.Transfer(ctx); err != nil {
+		n.env.Log.Warn("leadership not handed over", "err", err)
+	}
 }
 
 func (n *Node) spawn(f func()) {
