@@ -149,7 +149,7 @@ func (n *Node) adminToken(r *http.Request) (any, error) {
 	}
 	if req.Site != "" {
 		if err := checkName(string(req.Site)); err != nil {
-			return nil, fmt.Errorf("%w: site: %w", ErrUsage, err)
+			return nil, fmt.Errorf("site: %w", err)
 		}
 	}
 	valid := time.Duration(req.Valid)

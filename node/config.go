@@ -183,16 +183,22 @@ func (c *Config) Validate() error {
 	if c.Dir == "" {
 		fault("dir", "is required: the directory that holds everything the node keeps")
 	}
-	for setting, address := range map[string]string{
-		"dimse.listen": c.DIMSE.Listen, "http.listen": c.HTTP.Listen,
-		"link.listen": c.Link.Listen, "link.advertise": c.Link.Advertise,
+	for _, s := range []struct {
+		setting, address string
+		mayBeOff         bool
+	}{
+		{"dimse.listen", c.DIMSE.Listen, true}, {"http.listen", c.HTTP.Listen, true},
+		{"link.listen", c.Link.Listen, false}, {"link.advertise", c.Link.Advertise, false},
 	} {
-		if address == Off && (setting == "dimse.listen" || setting == "http.listen") {
+		if s.mayBeOff && s.address == Off {
 			continue
 		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			fault(setting, "%q is not host:port", address)
+		if _, _, err := net.SplitHostPort(s.address); err != nil {
+			fault(s.setting, "%q is not host:port", s.address)
 		}
+	}
+	if host, _, err := net.SplitHostPort(c.Link.Advertise); err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
+		fault("link.advertise", "%s is no address that other nodes can reach: name this machine's host:port", c.Link.Advertise)
 	}
 	if n := len(c.DIMSE.AET); n > 16 || strings.TrimSpace(c.DIMSE.AET) == "" || strings.ContainsAny(c.DIMSE.AET, "\\\r\n\t") {
 		fault("dimse.aet", "%q is not an AE title: 1 to 16 characters without backslash", c.DIMSE.AET)
@@ -217,17 +223,23 @@ func (c *Config) Validate() error {
 	if c.Survive != "" && !c.Survive.Valid() {
 		fault("survive", "%q is none of node, site, site+node, two-sites", c.Survive)
 	}
-	for setting, d := range map[string]Duration{"ack.wait": c.Ack.Wait, "seal.quiet": c.Seal.Quiet, "seal.old": c.Seal.Old} {
-		if d < 0 {
-			fault(setting, "%s is negative", time.Duration(d))
+	for _, s := range []struct {
+		setting string
+		d       Duration
+	}{{"ack.wait", c.Ack.Wait}, {"seal.quiet", c.Seal.Quiet}, {"seal.old", c.Seal.Old}} {
+		if s.d < 0 {
+			fault(s.setting, "%s is negative", time.Duration(s.d))
 		}
 	}
-	for setting, n := range map[string]int64{
-		"seal.bytes": c.Seal.Bytes, "journal.segment_bytes": c.Journal.SegmentBytes, "journal.hot_bytes": c.Journal.HotBytes,
-		"dimse.associations_max": int64(c.DIMSE.AssociationsMax),
+	for _, s := range []struct {
+		setting string
+		n       int64
+	}{
+		{"seal.bytes", c.Seal.Bytes}, {"journal.segment_bytes", c.Journal.SegmentBytes},
+		{"journal.hot_bytes", c.Journal.HotBytes}, {"dimse.associations_max", int64(c.DIMSE.AssociationsMax)},
 	} {
-		if n < 0 {
-			fault(setting, "%d is negative", n)
+		if s.n < 0 {
+			fault(s.setting, "%d is negative", s.n)
 		}
 	}
 	if _, err := severity(c.Log.Level); err != nil {

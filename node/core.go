@@ -87,6 +87,10 @@ func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
 	if c.id, err = loadIdentity(env.FS, cfg.Dir); err != nil {
 		return c, err
 	}
+	if c.id.Address != "" && c.id.Address != cfg.Link.Advertise {
+		return c, fmt.Errorf("%w: link.advertise is %s, but the ring was told to find this node at %s: set --link or --advertise (link.listen, link.advertise) as they were at init or join",
+			ErrUsage, cfg.Link.Advertise, c.id.Address)
+	}
 	c.id.Boot++
 	if err = c.id.save(env.FS, cfg.Dir); err != nil {
 		return c, err

@@ -30,6 +30,8 @@ type identity struct {
 	Incarnation uint64 `json:"incarnation"`
 	Boot        uint64 `json:"boot"`
 	Witness     bool   `json:"witness,omitempty"`
+	// Address is where the ring was told to find this node's link.
+	Address string `json:"address,omitempty"`
 	// Enrolled says that this incarnation has had the ring's log on its disk: an empty one is a loss then.
 	Enrolled bool `json:"enrolled"`
 	// CA and Certificate are DER.

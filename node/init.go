@@ -35,7 +35,7 @@ type InitResult struct {
 }
 
 // Init founds a ring in cfg.Dir, which must hold no node: ring UUID, root key, keys, CA, the first voter.
-// It leaves nothing running. Errors: ErrNodeExists.
+// It leaves nothing running. Errors: ErrUsage for a bad name, ErrNodeExists.
 func Init(ctx context.Context, cfg Config, env Env, req InitRequest) (InitResult, error) {
 	env = env.filled()
 	if err := checkName(req.NodeName, string(req.Site)); err != nil {
@@ -68,6 +68,7 @@ func initRing(ctx context.Context, cfg Config, env Env, req InitRequest) (InitRe
 	if err != nil {
 		return InitResult{}, err
 	}
+	id.Address = cfg.Link.Advertise
 	csr, err := newLinkKey(cfg, env, v)
 	if err != nil {
 		return InitResult{}, err
@@ -214,13 +215,13 @@ const nameBytesMax = 64
 func checkName(names ...string) error {
 	for _, name := range names {
 		if name == "" || len(name) > nameBytesMax {
-			return fmt.Errorf("name %.80q: want 1 to %d characters", name, nameBytesMax)
+			return fmt.Errorf("%w: name %.80q: want 1 to %d characters", ErrUsage, name, nameBytesMax)
 		}
 		for _, r := range name {
 			switch {
 			case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '_', r == '.':
 			default:
-				return fmt.Errorf("name %.80q: want letters, digits, '-', '_' and '.' only", name)
+				return fmt.Errorf("%w: name %.80q: want letters, digits, '-', '_' and '.' only", ErrUsage, name)
 			}
 		}
 	}

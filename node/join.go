@@ -60,7 +60,8 @@ type JoinResult struct {
 }
 
 // Join enrols a new node in cfg.Dir with a token of its ring and returns; serving is a separate step.
-// Errors: ErrNodeExists, ErrToken with the ring's reason, or that no address of the token answered.
+// Errors: ErrUsage for a bad name, ErrNodeExists, ErrToken with the ring's reason, ErrRing when no address
+// of the token answers or the ring has no quorum.
 func Join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult, error) {
 	env = env.filled()
 	if req.Site == "" {
@@ -86,7 +87,7 @@ func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 	if err != nil {
 		return JoinResult{}, err
 	}
-	id.Witness = req.Witness
+	id.Witness, id.Address = req.Witness, cfg.Link.Advertise
 	key, err := link.NewNodeKey(env.Rand)
 	if err != nil {
 		return JoinResult{}, err
@@ -147,7 +148,11 @@ func askToJoin(ctx context.Context, token Token, request []byte) (joinResponse, 
 		}
 		return answer, nil
 	}
-	return answer, fmt.Errorf("no node of the ring let this one join: %w", errors.Join(causes...))
+	err := errors.Join(causes...)
+	if errors.Is(err, link.ErrIdentity) {
+		return answer, fmt.Errorf("%w refused: %w", ErrToken, err)
+	}
+	return answer, fmt.Errorf("%w: no node of the ring let this one join: %w", ErrRing, err)
 }
 
 func joinAt(ctx context.Context, address string, ca [32]byte, request []byte) ([]byte, error) {
