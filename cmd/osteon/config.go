@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -39,19 +40,19 @@ func (f listenFlags) apply(cfg *node.Config) {
 	}
 }
 
-// load reads the configuration file, if one is named, lays flags over it and fills in defaults. The
-// caller validates.
-func (g *Globals) load(flags listenFlags) (node.Config, error) {
-	var cfg node.Config
+// load reads the configuration file, if one is named, lays flags over it and fills in defaults. faults
+// are what is wrong in the file, each with its line; the rest of it is read all the same. The caller
+// validates.
+func (g *Globals) load(flags listenFlags) (cfg node.Config, faults []string, err error) {
 	if g.File != "" {
 		raw, err := os.ReadFile(g.File)
 		if err != nil {
-			return cfg, fmt.Errorf("%w: %w", errConfig, err)
+			return cfg, nil, fmt.Errorf("%w: %w", errConfig, err)
 		}
 		dec := yaml.NewDecoder(bytes.NewReader(raw))
 		dec.KnownFields(true)
 		if err := dec.Decode(&cfg); err != nil && !errors.Is(err, io.EOF) {
-			return cfg, fmt.Errorf("%w: %s: %w", errConfig, g.File, err)
+			faults = fileFaults(g.File, err)
 		}
 	}
 	if g.Dir != "" {
@@ -59,19 +60,47 @@ func (g *Globals) load(flags listenFlags) (node.Config, error) {
 	}
 	flags.apply(&cfg)
 	cfg.Fill()
-	return cfg, nil
+	return cfg, faults, nil
 }
 
-// loadValid is load and Validate.
+// unknownKey is how the YAML decoder words a key that no setting has.
+var unknownKey = regexp.MustCompile(`^(line \d+): field (\S+) not found in type \S+$`)
+
+func fileFaults(file string, err error) []string {
+	var several *yaml.TypeError
+	if !errors.As(err, &several) {
+		return []string{file + ": " + err.Error()}
+	}
+	var faults []string
+	for _, text := range several.Errors {
+		faults = append(faults, file+": "+unknownKey.ReplaceAllString(text, "$1: there is no setting $2"))
+	}
+	return faults
+}
+
+// loadValid is load and Validate; every fault is in the error, one a line.
 func (g *Globals) loadValid(flags listenFlags) (node.Config, error) {
-	cfg, err := g.load(flags)
+	return g.loadWith(flags, func(*node.Config) {})
+}
+
+// loadWith is loadValid with a command's own settings laid over the rest.
+func (g *Globals) loadWith(flags listenFlags, change func(*node.Config)) (node.Config, error) {
+	cfg, faults, err := g.load(flags)
 	if err != nil {
 		return cfg, err
 	}
-	if err := cfg.Validate(); err != nil {
-		return cfg, fmt.Errorf("%w: %w", errConfig, err)
+	change(&cfg)
+	if faults = append(faults, validate(cfg)...); len(faults) > 0 {
+		return cfg, fmt.Errorf("%w: %s", errConfig, strings.Join(faults, "\n"))
 	}
 	return cfg, nil
+}
+
+func validate(cfg node.Config) []string {
+	if err := cfg.Validate(); err != nil {
+		return strings.Split(err.Error(), "\n")
+	}
+	return nil
 }
 
 type configCmd struct {
@@ -81,14 +110,12 @@ type configCmd struct {
 type configCheckCmd struct{ listenFlags }
 
 func (c configCheckCmd) Run(g *Globals) error {
-	cfg, err := g.load(c.listenFlags)
+	cfg, wrong, err := g.load(c.listenFlags)
 	if err != nil {
 		return err
 	}
-	faults := []string{}
-	if err := cfg.Validate(); err != nil {
-		faults = strings.Split(err.Error(), "\n")
-	}
+	faults := append([]string{}, wrong...) // never null in JSON
+	faults = append(faults, validate(cfg)...)
 	err = g.print(map[string]any{"ok": len(faults) == 0, "faults": faults, "config": cfg}, func(w io.Writer) {
 		for _, f := range faults {
 			fmt.Fprintln(w, f)
@@ -98,7 +125,7 @@ func (c configCheckCmd) Run(g *Globals) error {
 		}
 	})
 	if err == nil && len(faults) > 0 {
-		err = fmt.Errorf("%w: %d faults", errConfig, len(faults))
+		err = fmt.Errorf("%w: faults found: %d", errConfig, len(faults))
 	}
 	return err
 }

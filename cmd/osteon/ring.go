@@ -23,15 +23,13 @@ type initCmd struct {
 }
 
 func (c initCmd) Run(ctx context.Context, g *Globals) error {
-	cfg, err := g.load(c.listenFlags)
+	cfg, err := g.loadWith(c.listenFlags, func(cfg *node.Config) {
+		if c.Survive != "" {
+			cfg.Survive = place.Survive(c.Survive)
+		}
+	})
 	if err != nil {
 		return err
-	}
-	if c.Survive != "" {
-		cfg.Survive = place.Survive(c.Survive)
-	}
-	if err := cfg.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", errConfig, err)
 	}
 	result, err := node.Init(ctx, cfg, node.Env{}, node.InitRequest{
 		RingName: c.Ring, NodeName: c.Name, Site: place.SiteID(c.Site),
@@ -102,9 +100,12 @@ func (c serveCmd) Run(ctx context.Context, g *Globals) error {
 
 // admin returns a client of the node that the flags name.
 func (g *Globals) admin() (*node.Admin, error) {
-	cfg, err := g.load(listenFlags{})
+	cfg, faults, err := g.load(listenFlags{})
 	if err != nil {
 		return nil, err
+	}
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("%w: %s", errConfig, strings.Join(faults, "\n"))
 	}
 	if cfg.Dir == "" {
 		return nil, fmt.Errorf("%w: name the node's directory with --dir or OSTEON_DIR", errUsage)
