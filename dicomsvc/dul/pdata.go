@@ -332,9 +332,9 @@ func (p *packer) readFrom(data io.Reader) error {
 		}
 		body := a.buf[p.at+headBytes : p.at+headBytes+a.sendMax+1]
 		copy(body, ahead[:carry])
-		n, err := io.ReadFull(data, body[carry:])
+		n, err := readUp(data, body[carry:])
 		n += carry
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		if err != nil {
 			return &sourceError{err}
 		}
 		last := byte(0)
@@ -349,6 +349,19 @@ func (p *packer) readFrom(data io.Reader) error {
 		}
 		ahead[0], carry = body[a.sendMax], 1
 	}
+}
+
+// readUp fills b as far as data goes. Only io.EOF is its end: an unexpected one says that it broke off.
+func readUp(data io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var k int
+		k, err = data.Read(b[n:])
+		n += k
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return n, err
 }
 
 // head writes the headers of the PDU with one fragment of n bytes that begins
