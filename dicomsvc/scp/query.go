@@ -1,224 +1,253 @@
 package scp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
 	"osteon/dicomsvc/dimse"
 )
 
-// queryError is a refused identifier with the element at fault (PS3.4 §C.4.1.1.4).
-type queryError struct {
-	status uint16
-	tag    dicom.Tag
-	text   string
+// identifierError is a refused identifier with the element at fault: status A900 (PS3.4 §C.4.1.1.4).
+type identifierError struct {
+	tag  dicom.Tag
+	text string
 }
 
-func (e *queryError) Error() string { return fmt.Sprintf("%v: %s", e.tag, e.text) }
-
-func mismatch(tag dicom.Tag, text string) error {
-	return &queryError{status: dimse.StatusMismatch, tag: tag, text: text}
+func (e *identifierError) Error() string {
+	return fmt.Sprintf("identifier element %v: %s", e.tag, e.text)
 }
 
+func mismatch(tag dicom.Tag, text string) error { return &identifierError{tag, text} }
+
+// failure is the final response to a query or retrieval that was not begun.
 func failure(err error) dimse.Result {
-	var q *queryError
-	if errors.As(err, &q) {
-		return dimse.Result{Status: q.status, ErrorComment: comment(err), OffendingElements: []dicom.Tag{q.tag}}
+	var identifier *identifierError
+	if errors.As(err, &identifier) {
+		return dimse.Result{Status: dimse.StatusMismatch, ErrorComment: comment(err), OffendingElements: []dicom.Tag{identifier.tag}}
 	}
 	status := dicomsvc.DIMSEStatus(err)
 	if status == dicomsvc.StatusProcessing {
-		status = dimse.StatusCannotUnderstand
+		status = dimse.StatusCannotUnderstand // PS3.4 Table C.4-1: unable to process
 	}
 	return dimse.Result{Status: status, ErrorComment: comment(err)}
 }
 
-// levels in order; a unique key each (PS3.4 §C.6.1.1, §C.6.2.1).
-var uniqueKeys = map[dicomsvc.Level]dicom.Tag{
-	dicomsvc.LevelPatient: dicom.PatientID,
-	dicomsvc.LevelStudy:   dicom.StudyInstanceUID,
-	dicomsvc.LevelSeries:  dicom.SeriesInstanceUID,
-	dicomsvc.LevelImage:   dicom.SOPInstanceUID,
-}
-
-// levelOf reads Query/Retrieve Level (0008,0052); IMAGE is also written INSTANCE.
-func levelOf(model string, id *dicom.Dataset) (dicomsvc.Level, error) {
-	switch value := id.String(dicom.QueryRetrieveLevel); value {
-	case "PATIENT":
-		if !isPatientRoot(model) {
-			return 0, mismatch(dicom.QueryRetrieveLevel, "the study root model has no PATIENT level")
-		}
-		return dicomsvc.LevelPatient, nil
-	case "STUDY":
-		return dicomsvc.LevelStudy, nil
-	case "SERIES":
-		return dicomsvc.LevelSeries, nil
-	case "IMAGE", "INSTANCE":
-		return dicomsvc.LevelImage, nil
-	case "":
-		return 0, mismatch(dicom.QueryRetrieveLevel, "Query/Retrieve Level is missing")
-	default:
-		return 0, mismatch(dicom.QueryRetrieveLevel, "Query/Retrieve Level is not one of this model")
+// uniqueKey is the unique key of a level (PS3.4 §C.6.1.1, §C.6.2.1).
+func uniqueKey(level dicomsvc.Level) dicom.Tag {
+	switch level {
+	case dicomsvc.LevelPatient:
+		return dicom.PatientID
+	case dicomsvc.LevelStudy:
+		return dicom.StudyInstanceUID
+	case dicomsvc.LevelSeries:
+		return dicom.SeriesInstanceUID
 	}
+	return dicom.SOPInstanceUID
 }
 
 func isPatientRoot(model string) bool {
 	return model == dimse.PatientRootFind || model == dimse.PatientRootMove || model == dimse.PatientRootGet
 }
 
-// upperKeys checks the unique keys of the levels above: one value each, unless relational queries were
-// agreed to (PS3.4 §C.4.1.2.1, §C.4.2.2.1).
-func upperKeys(model string, level dicomsvc.Level, id *dicom.Dataset, relational bool) error {
-	top := dicomsvc.LevelStudy
+// topLevel is the highest level of a model.
+func topLevel(model string) dicomsvc.Level {
 	if isPatientRoot(model) {
-		top = dicomsvc.LevelPatient
+		return dicomsvc.LevelPatient
 	}
-	for l := top; l < level; l++ {
-		values := id.Strings(uniqueKeys[l])
-		if relational {
-			continue
-		}
+	return dicomsvc.LevelStudy
+}
+
+// levelOf reads Query/Retrieve Level (0008,0052), in capitals or not; IMAGE is also written INSTANCE.
+func levelOf(model string, id *dicom.Dataset) (dicomsvc.Level, error) {
+	level := dicomsvc.LevelImage
+	switch strings.ToUpper(id.String(dicom.QueryRetrieveLevel)) {
+	case "PATIENT":
+		level = dicomsvc.LevelPatient
+	case "STUDY":
+		level = dicomsvc.LevelStudy
+	case "SERIES":
+		level = dicomsvc.LevelSeries
+	case "IMAGE", "INSTANCE":
+	case "":
+		return 0, mismatch(dicom.QueryRetrieveLevel, "Query/Retrieve Level is missing")
+	default:
+		return 0, mismatch(dicom.QueryRetrieveLevel, "Query/Retrieve Level is unknown")
+	}
+	if level < topLevel(model) {
+		return 0, mismatch(dicom.QueryRetrieveLevel, "the Study Root model has no PATIENT level")
+	}
+	return level, nil
+}
+
+// upperKeys checks the unique keys of the levels above: one value each (PS3.4 §C.4.1.2.1, §C.4.2.2.1).
+func upperKeys(model string, level dicomsvc.Level, id *dicom.Dataset) error {
+	for l := topLevel(model); l < level; l++ {
+		values := id.Strings(uniqueKey(l))
 		if len(values) != 1 || values[0] == "" || hasWildcard(values[0]) {
-			return mismatch(uniqueKeys[l], "one value is needed at this level")
+			return mismatch(uniqueKey(l), "one value is needed, without wild cards")
 		}
 	}
 	return nil
 }
 
-func hasWildcard(s string) bool {
-	for _, r := range s {
-		if r == '*' || r == '?' {
-			return true
+func hasWildcard(s string) bool { return strings.ContainsAny(s, "*?") }
+
+// tidied returns the identifier without repeated elements and refuses one whose repetitions differ: which was
+// meant cannot be told (PS3.5 §7.1).
+func tidied(id *dicom.Dataset) (*dicom.Dataset, error) {
+	for i := 1; i < len(id.Elements); i++ {
+		a, b := &id.Elements[i-1], &id.Elements[i]
+		if a.Tag != b.Tag {
+			continue
 		}
+		if !bytes.Equal(a.Value, b.Value) || len(a.Items) > 0 || len(b.Items) > 0 || a.Bulk != nil || b.Bulk != nil {
+			return nil, mismatch(a.Tag, "the element occurs twice with different values")
+		}
+		once := id.Clone()
+		once.Elements = slices.CompactFunc(once.Elements, func(a, b dicom.Element) bool { return a.Tag == b.Tag && bytes.Equal(a.Value, b.Value) })
+		return tidied(once)
 	}
-	return false
+	return id, nil
 }
 
-// isControl reports elements of an identifier that are no matching keys.
-func isControl(tag dicom.Tag) bool {
-	return tag.IsGroupLength() || slices.Contains([]dicom.Tag{
-		dicom.QueryRetrieveLevel, dicom.SpecificCharacterSet, dicom.RetrieveAETitle,
-		dicom.TimezoneOffsetFromUTC, dicom.InstanceAvailability,
-	}, tag)
+// request is an identifier that was understood.
+type request struct {
+	model string
+	level dicomsvc.Level
+	id    *dicom.Dataset
 }
 
-// computed are keys that the catalog answers without storing them.
-var computed = []dicom.Tag{
-	dicom.ModalitiesInStudy, dicom.SOPClassesInStudy, dicom.InstanceAvailability, dicom.AvailableTransferSyntaxUID,
-	dicom.NumberOfPatientRelatedStudies, dicom.NumberOfPatientRelatedSeries, dicom.NumberOfPatientRelatedInstances,
-	dicom.NumberOfStudyRelatedSeries, dicom.NumberOfStudyRelatedInstances, dicom.NumberOfSeriesRelatedInstances,
-	dicom.QueryRetrieveLevel, dicom.RetrieveAETitle, dicom.SpecificCharacterSet,
-}
-
-func (s *Server) query(c *caller, r *dimse.FindRequest) (*dicomsvc.Query, error) {
-	level, err := levelOf(r.SOPClass, r.Identifier)
+func (s *Server) parse(c *caller, r *dimse.FindRequest) (*request, error) {
+	id, err := tidied(r.Identifier)
 	if err != nil {
 		return nil, err
 	}
-	relational := s.cfg.Relational || c.relational[r.SOPClass]
-	if err := upperKeys(r.SOPClass, level, r.Identifier, relational); err != nil {
+	level, err := levelOf(r.SOPClass, id)
+	if err != nil {
 		return nil, err
 	}
-	return &dicomsvc.Query{Level: level, Keys: keysOf(r.Identifier), Relational: true}, nil
+	if !s.cfg.Relational && !c.relational[r.SOPClass] {
+		if err := upperKeys(r.SOPClass, level, id); err != nil {
+			return nil, err
+		}
+	}
+	return &request{model: r.SOPClass, level: level, id: id}, nil
 }
 
-func keysOf(id *dicom.Dataset) []dicomsvc.Key {
+// keysOf turns the elements of an identifier into matching keys. Text is decoded by the identifier's own
+// character set; what is no matching key (PS3.4 §C.4.1.1.3) the archive leaves aside.
+func keysOf(id *dicom.Dataset) ([]dicomsvc.Key, error) {
 	var keys []dicomsvc.Key
 	for i := range id.Elements {
-		el := &id.Elements[i]
-		if isControl(el.Tag) {
-			continue
+		key, err := keyOf(id, &id.Elements[i])
+		if err != nil {
+			return nil, err
 		}
-		keys = append(keys, keyOf(id, el))
+		keys = append(keys, key)
 	}
-	return keys
+	return keys, nil
 }
 
-func keyOf(id *dicom.Dataset, el *dicom.Element) dicomsvc.Key {
-	key := dicomsvc.Key{Tag: el.Tag, VR: el.VR}
-	if el.VR == dicom.UN {
-		key.VR = dicom.VROf(el.Tag)
+func keyOf(id *dicom.Dataset, el *dicom.Element) (dicomsvc.Key, error) {
+	key := dicomsvc.Key{Tag: el.Tag, VR: effectiveVR(el)}
+	if el.Bulk != nil {
+		return key, mismatch(el.Tag, "the value is too long for a key")
 	}
 	if key.VR == dicom.SQ {
-		if len(el.Items) > 0 && el.Items[0] != nil {
-			key.Item = keysOf(el.Items[0])
+		items, err := itemsOf(el)
+		switch {
+		case err != nil:
+			return key, err
+		case len(items) > 1:
+			return key, mismatch(el.Tag, "a sequence has one item in a query") // PS3.4 §C.2.2.2.6
+		case len(items) == 1:
+			key.Item, err = keysOf(items[0])
 		}
-		return key
+		return key, err
 	}
 	for _, v := range id.Strings(el.Tag) {
 		if v != "" {
 			key.Values = append(key.Values, v)
 		}
 	}
-	return key
+	return key, nil
 }
 
-// Find answers C-FIND (PS3.4 §C.4.1): one pending response a match, in the catalog's order.
+// effectiveVR is the dictionary's VR for UN, with which some senders cover known elements.
+func effectiveVR(el *dicom.Element) dicom.VR {
+	if el.VR == dicom.UN {
+		return dicom.VROf(el.Tag)
+	}
+	return el.VR
+}
+
+// itemsOf returns the items of a sequence, also of one under UN with a defined length, whose value is in
+// Implicit VR Little Endian (PS3.5 §6.2.2).
+func itemsOf(el *dicom.Element) ([]*dicom.Dataset, error) {
+	if len(el.Value) == 0 {
+		return el.Items, nil
+	}
+	b := dicom.AppendElementHeader(nil, false, false, el.Tag, dicom.SQ, uint32(len(el.Value)))
+	d, err := dicom.Decode(append(b, el.Value...), dicom.ImplicitVRLittleEndian, dicom.Limits{})
+	if err != nil || d.Get(el.Tag) == nil {
+		return nil, mismatch(el.Tag, "the sequence cannot be decoded")
+	}
+	return d.Get(el.Tag).Items, nil
+}
+
+// Find answers C-FIND (PS3.4 §C.4.1): one pending response a match, in the catalog's order, as long as the
+// peer reads. Statuses: FF00, or FF01 where a key is not supported; 0000; A900 with the element at fault;
+// A700; 0124; C000; FE00 after a C-CANCEL.
 func (s *Server) Find(ctx context.Context, r *dimse.FindRequest, yield func(*dicom.Dataset, uint16) error) dimse.Result {
 	c := callerOf(r.Session)
-	q, err := s.query(c, r)
+	q, err := s.parse(c, r)
+	if err != nil {
+		return failure(err)
+	}
+	keys, err := keysOf(q.id)
 	if err != nil {
 		return failure(err)
 	}
 	pending := dimse.StatusPending
-	for i := range r.Identifier.Elements {
-		if tag := r.Identifier.Elements[i].Tag; !tag.IsGroupLength() && !dicom.Indexed(tag) && !slices.Contains(computed, tag) {
-			pending = dimse.StatusPendingWarning // PS3.4 §C.4.1.1.4: an optional key is not supported
-		}
+	if !q.supported() {
+		pending = dimse.StatusPendingWarning
 	}
-	for m, err := range s.cfg.Archive.Search(ctx, c.principal, q) {
+	for m, err := range s.cfg.Archive.Search(ctx, c.principal, &dicomsvc.Query{Level: q.level, Keys: keys, Relational: true}) {
 		if err != nil {
 			if ctx.Err() == nil {
 				s.cfg.Log.Warn("query failed", "session", r.Session.ID, "err", err)
 			}
 			return failure(err)
 		}
-		if err := yield(s.response(q.Level, r.SOPClass, r.Identifier, m), pending); err != nil {
+		if err := yield(s.answer(q, m), pending); err != nil {
 			return dimse.Result{Status: dimse.StatusCancel}
 		}
 	}
 	return dimse.Result{Status: dimse.StatusSuccess}
 }
 
-// response is the identifier of one match: every requested key, empty when not known, the unique keys of
-// all levels above, Query/Retrieve Level and Retrieve AE Title (PS3.4 §C.4.1.1.3.2).
-func (s *Server) response(level dicomsvc.Level, model string, id *dicom.Dataset, m *dicomsvc.Match) *dicom.Dataset {
-	out := new(dicom.Dataset)
-	for i := range id.Elements {
-		asked := &id.Elements[i]
-		if asked.Tag.IsGroupLength() || asked.Tag == dicom.SpecificCharacterSet {
+// supported reports whether every key is matched, where it has a value, and answered (PS3.4 §C.4.1.1.4: FF01
+// tells of optional keys that are not).
+func (q *request) supported() bool {
+	for i := range q.id.Elements {
+		el := &q.id.Elements[i]
+		switch tag := el.Tag; {
+		case tag.IsGroupLength():
+			continue
+		case tag == dicom.QueryRetrieveLevel || tag == dicom.SpecificCharacterSet || tag == dicom.RetrieveAETitle ||
+			tag == dicom.TimezoneOffsetFromUTC || tag == dicom.InstanceAvailability:
 			continue
 		}
-		if el := m.Attributes.Get(asked.Tag); el != nil {
-			out.Set(*el)
-			continue
-		}
-		vr := asked.VR
-		if vr == dicom.UN {
-			vr = dicom.VROf(asked.Tag)
-		}
-		out.Set(dicom.Element{Tag: asked.Tag, VR: vr})
-	}
-	top := dicomsvc.LevelStudy
-	if isPatientRoot(model) {
-		top = dicomsvc.LevelPatient
-	}
-	for l := top; l <= level; l++ {
-		if el := m.Attributes.Get(uniqueKeys[l]); el != nil {
-			out.Set(*el)
+		matched, returned := dicomsvc.Supports(el.Tag, q.level)
+		if !returned || !matched && !el.IsEmpty() {
+			return false
 		}
 	}
-	out.SetStrings(dicom.QueryRetrieveLevel, id.String(dicom.QueryRetrieveLevel))
-	out.SetStrings(dicom.RetrieveAETitle, s.cfg.AETitle)
-	out.ToUTF8()
-	if charset := id.Charset(); charset != "" {
-		answer := out.Clone()
-		if answer.SetCharset(charset) == nil {
-			return answer
-		}
-	}
-	return out
+	return true
 }
