@@ -59,6 +59,24 @@ type testMesh struct {
 	t     testing.TB
 	nodes []*testStore
 	wait  sync.WaitGroup
+
+	mu   sync.Mutex
+	list []place.Node
+}
+
+// topology is what gossip tells every node.
+func (m *testMesh) topology() []place.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.list)
+}
+
+// turn says that gossip believes a node to be alive, or not.
+func (m *testMesh) turn(n *testStore, live bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.list, func(p place.Node) bool { return p.ID == n.node.ID })
+	m.list[i].Live = live
 }
 
 // meshOf is the mesh as one node sees it.
@@ -102,7 +120,8 @@ type testStream struct {
 	peer place.Node
 }
 
-func (s *testStream) CloseWrite() error { return nil }
+// CloseWrite fails as it does when the peer has said all it will and gone.
+func (s *testStream) CloseWrite() error { return link.ErrReset }
 func (s *testStream) Peer() link.Peer   { return link.Peer{Node: s.peer.ID, Site: s.peer.Site} }
 
 // faultyStream is the receiver's end of a stream with a fault.
@@ -152,7 +171,9 @@ func (s *faultyStream) Write(p []byte) (int, error) {
 	return s.testStream.Write(p)
 }
 
-var testAck = Ack{Wait: 1500 * time.Millisecond, SecondAfter: 100 * time.Millisecond}
+// A second partner is tried early enough for a quick test, and late enough that a busy machine's healthy
+// partners have answered.
+var testAck = Ack{Wait: 2500 * time.Millisecond, SecondAfter: 300 * time.Millisecond}
 
 // openStores opens a ring whose nodes are at the sites that layout names, one letter a node; the first
 // node's rule is ack. A capital letter is a node that gossip believes to be dead, '-' a witness.
@@ -172,18 +193,17 @@ func openStores(t testing.TB, layout string, ack Ack) *testMesh {
 		t.Fatal(err)
 	}
 	m := &testMesh{t: t}
-	var all []place.Node
 	for i, c := range layout {
 		n := place.Node{Name: fmt.Sprint(i), Site: place.SiteID(strings.ToLower(string(c))), Live: c >= 'a' || c == '-', Data: c != '-'}
 		n.ID, _ = place.NewNodeID(rand.Reader)
 		n.Disk, _ = place.NewDiskID(rand.Reader)
-		all = append(all, n)
+		m.list = append(m.list, n)
 		m.nodes = append(m.nodes, &testStore{node: n, mesh: m, handlers: map[link.Kind]func(context.Context, link.Stream){}})
 	}
 	for i, s := range m.nodes {
 		s.Store, err = Open(Config{
 			FS: fs, Dir: fmt.Sprint(i), Ring: ringID, Self: s.node.ID, Site: s.node.Site, Disk: s.node.Disk, Vault: keys,
-			Mesh: meshOf{m, s}, Ack: ack, Topology: func() []place.Node { return all },
+			Mesh: meshOf{m, s}, Ack: ack, Topology: m.topology,
 			Journal: JournalLimits{SegmentBytes: 32 << 20},
 			Held: func(journal.Key, []byte, place.NodeID) {
 				s.mu.Lock()
@@ -383,6 +403,32 @@ func TestAppendAvoidsSlowPartner(t *testing.T) {
 			}
 			m.check(acked, data, key, note)
 		}
+	}
+}
+
+// A partner that failed is asked first again once gossip has seen it go and come back.
+func TestAppendTrustsRestartedPartner(t *testing.T) {
+	m := openStores(t, "aabc", testAck)
+	study := []byte("study")
+	first := m.ask(study)[0]
+	first.fault = refuses
+	put := func() Acked {
+		t.Helper()
+		data, key, note := testObject(1000)
+		acked, err := m.put(study, data, key, note)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.check(acked, data, key, note)
+		return acked
+	}
+	put()
+	m.turn(first, false)
+	put()
+	first.fault = healthy
+	m.turn(first, true)
+	if acked := put(); !slices.Contains(acked.Holders, first.node.ID) {
+		t.Errorf("holders %v, want the restarted node %s among them", acked.Holders, first.node.ID)
 	}
 }
 

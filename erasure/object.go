@@ -32,7 +32,7 @@ type Object interface {
 }
 
 // The journal read stream (kind KindJournalRead), little-endian: the reader sends version u8 = 1, key
-// [32], offset u64, length u64 and closes its side; the holder answers status u8 (0 = held), size u64 of
+// [32], offset u64, length u64; the holder answers status u8 (0 = held), size u64 of
 // the whole object and then the bytes asked for. A holder that fails in the middle resets the stream.
 const (
 	journalReadVersion = 1
@@ -48,6 +48,12 @@ func (s *Store) OpenJournalled(ctx context.Context, key journal.Key, size int64,
 	} else if !errors.Is(err, journal.ErrNotFound) {
 		s.cfg.Log.Error("journal copy unreadable", "err", err)
 	}
+	return s.OpenElsewhere(ctx, key, size, holders)
+}
+
+// OpenElsewhere opens an unsealed version at the first of holders that answers, never from this node's
+// journal. ErrUnavailable when nobody has it.
+func (s *Store) OpenElsewhere(ctx context.Context, key journal.Key, size int64, holders []place.NodeID) (Object, error) {
 	o := &held{store: s, key: key, size: size, holders: holders}
 	if err := o.CopyRange(ctx, io.Discard, 0, 0); err != nil {
 		return nil, err
@@ -132,9 +138,6 @@ func (o *held) copyRemote(ctx context.Context, node place.NodeID, w io.Writer, o
 	request = binary.LittleEndian.AppendUint64(request, uint64(off))
 	request = binary.LittleEndian.AppendUint64(request, uint64(n))
 	if _, err := st.Write(request); err != nil {
-		return fmt.Errorf("ask holder: %w", err)
-	}
-	if err := st.CloseWrite(); err != nil {
 		return fmt.Errorf("ask holder: %w", err)
 	}
 	r := &patient{stream: st, store: o.store, idle: readIdle}

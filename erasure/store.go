@@ -213,9 +213,13 @@ func (s *Store) partners(study []byte) []place.Node {
 	nodes := map[place.NodeID]place.Node{}
 	var ids []place.NodeID
 	for _, n := range s.cfg.Topology() {
-		if n.ID != s.cfg.Self && n.Data && n.Live && s.cfg.Mesh != nil {
+		switch {
+		case n.ID == s.cfg.Self || !n.Data || s.cfg.Mesh == nil:
+		case n.Live:
 			nodes[n.ID] = n
 			ids = append(ids, n.ID)
+		default: // known to be down: when it comes back it is a new process
+			s.forgive(n.ID)
 		}
 	}
 	var fresh, repeated, slow, same, sameSlow, suspects []place.Node
@@ -256,6 +260,13 @@ func (s *Store) blame(list map[place.NodeID]time.Time, id place.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	list[id] = s.cfg.Now().Add(suspectFor)
+}
+
+func (s *Store) forgive(id place.NodeID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.suspects, id)
+	delete(s.slow, id)
 }
 
 func (s *Store) isBlamed(list map[place.NodeID]time.Time, id place.NodeID) bool {
