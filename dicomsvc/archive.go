@@ -3,6 +3,7 @@ package dicomsvc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -96,7 +97,8 @@ type Archive struct {
 	stop context.CancelFunc
 	wait sync.WaitGroup
 
-	sealing sync.Mutex // one study is encoded at a time; held over I/O: that is its purpose
+	sealing  chan struct{} // full while a study is encoded: one at a time
+	released uint32        // number of the last pack whose versions were released; of replay, then releaseLoop
 }
 
 // Stats counts what the archive did since it was opened.
@@ -106,6 +108,7 @@ type Stats struct {
 	Sealed, SealFailed                  atomic.Int64
 	SealedBytes                         atomic.Int64
 	BadShards                           atomic.Int64
+	Mended                              atomic.Int64 // journal records fetched again from another holder
 }
 
 // Open replays what this node holds, so that everything it acknowledged is found again, and opens the
@@ -126,14 +129,16 @@ func Open(cfg Config) (*Archive, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	a := &Archive{cfg: cfg, catalog: cfg.Catalog}
+	a := &Archive{cfg: cfg, catalog: cfg.Catalog, sealing: make(chan struct{}, 1)}
 	a.pending.init()
 	store, err := cfg.Store(Callbacks{Held: a.heldForPeer, BadShard: a.badShard})
 	if err != nil {
 		return nil, err
 	}
 	a.store = store
-	a.replay()
+	if err := a.replay(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open archive: %w", err), store.Close())
+	}
 	return a, nil
 }
 

@@ -53,6 +53,7 @@ type member struct {
 
 	mu       sync.Mutex
 	up       bool
+	deaf     bool // believed to be alive, and cannot be reached
 	handlers map[link.Kind]func(context.Context, link.Stream)
 	streams  map[*memStream]bool
 	serving  sync.WaitGroup
@@ -257,7 +258,7 @@ func (m *member) accept(from *member, kind link.Kind) (link.Stream, error) {
 	there, here := streamPair(from.place, m.place)
 	m.mu.Lock()
 	h := m.handlers[kind]
-	if !m.up || h == nil {
+	if !m.up || m.deaf || h == nil {
 		m.mu.Unlock()
 		return nil, link.ErrUnreachable
 	}
@@ -449,6 +450,7 @@ func (c *cluster) settled() {
 }
 
 func TestClusterStoresSealsAndReadsEverywhere(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a", "b", "c"}, nil)
 	b := object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 300_000, "P1")
 	r := c.nodes[0].mustPut(b)

@@ -134,6 +134,7 @@ func TestFullDiskRefusesBeforeBytesAreTaken(t *testing.T) {
 
 // What was refused for want of a second copy is in the journal; it is listed as spooled, not forgotten.
 func TestRefusedCopyIsOffered(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a", "b"}, func(_ *dicomsvc.Config, e *erasure.Config) { e.Ack.Degraded = erasure.AckRefuse })
 	c.nodes[1].shut()
 	b := object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1")

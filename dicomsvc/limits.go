@@ -34,6 +34,23 @@ const (
 	sealTick = time.Second
 	// sealTimeout bounds one sealing attempt; a 1 GiB pack over a 20 Mbit/s line takes 7 minutes.
 	sealTimeout = 30 * time.Minute
+	// sealTriesMax bounds the attempts at one pack, each without the version or the node that failed the
+	// one before.
+	sealTriesMax = 4
+	// sealRetryMin and sealRetryMax are the shortest and the longest pause before a study that could not be
+	// sealed is tried again.
+	sealRetryMin = 2 * time.Second
+	sealRetryMax = 5 * time.Minute
+	// releasePacksMax bounds the packs whose versions are held in memory to be released at once.
+	releasePacksMax = 4
+	// mendRetry is the pause between two rounds over journal records that could not be mended.
+	mendRetry = 30 * time.Second
+	// mendCompareFirst and mendCompareEvery are when the catalog's list of what this node holds is compared
+	// with its journal: for the first time when a restarted ring has applied its log again.
+	mendCompareFirst = time.Minute
+	mendCompareEvery = 30 * time.Minute
+	// mendItemsMax bounds the missing records of one comparison; the next finds the others.
+	mendItemsMax = 4096
 	// staleEncode is when another node may abort an encode whose sealer is gone.
 	staleEncode = 2 * time.Minute
 	// releaseTick is how often journal records are compared with the applied catalog.

@@ -297,7 +297,11 @@ func (a *Archive) onOneSite(holders []place.NodeID) bool {
 }
 
 // replay puts everything in the journal that the catalog does not know to be here into the pending set.
-func (a *Archive) replay() {
+// What was sealed before is released here, what is sealed from now on by releaseLoop.
+func (a *Archive) replay() (err error) {
+	if a.released, err = a.catalog.LastPack(context.Background()); err != nil {
+		return err
+	}
 	for info := range a.store.Journal().Keys {
 		v := catalog.VersionID(info.Key)
 		l, err := a.catalog.Find(context.Background(), v)
@@ -317,6 +321,7 @@ func (a *Archive) replay() {
 		}
 		a.pending.add(item, a.cfg.Now())
 	}
+	return nil
 }
 
 // journalItem reads an item back from this node's journal.

@@ -10,6 +10,7 @@ import (
 
 // An instance that both of its holders at one site offer stays spooled.
 func TestSecondHolderDoesNotClearSpooled(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a", "a", "b"}, nil)
 	c.nodes[2].shut()
 	if r := c.nodes[0].mustPut(object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1")); !r.Spooled {
@@ -30,6 +31,7 @@ func TestSecondHolderDoesNotClearSpooled(t *testing.T) {
 
 // A holder that was down when the other one offered names itself when it is back.
 func TestReturnedHolderIsListed(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a", "b", "c"}, nil)
 	c.setQuorum(false)
 	c.nodes[0].mustPut(object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1"))
@@ -55,6 +57,7 @@ func TestReturnedHolderIsListed(t *testing.T) {
 
 // Of different contents under one UID that arrive at once, one sender hears that its is served.
 func TestOutcomesOfConcurrentPuts(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a"}, nil)
 	const senders = 8
 	var wg sync.WaitGroup
@@ -96,6 +99,7 @@ func TestOutcomesOfConcurrentPuts(t *testing.T) {
 
 // Identical content sent at once and again is one version, whichever node takes it.
 func TestIdenticalPuts(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, []string{"a", "b"}, nil)
 	b := object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1")
 	if r := c.nodes[0].mustPut(b); r.Outcome != dicomsvc.OutcomeStored {

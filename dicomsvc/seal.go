@@ -1,11 +1,13 @@
 package dicomsvc
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"osteon/dicomsvc/dicom"
@@ -20,6 +22,7 @@ import (
 func (a *Archive) sealLoop(ctx context.Context) {
 	tick := time.NewTicker(sealTick)
 	defer tick.Stop()
+	retries := map[string]sealRetry{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -31,19 +34,42 @@ func (a *Archive) sealLoop(ctx context.Context) {
 			a.cfg.Log.Error("look for studies to seal", "err", err)
 			continue
 		}
+		for study := range retries { // sealed meanwhile, by whomever
+			if !slices.ContainsFunc(due, func(d catalog.StudyDue) bool { return d.Study == study }) {
+				delete(retries, study)
+			}
+		}
 		for _, d := range due {
 			if ctx.Err() != nil {
 				return
 			}
-			if !a.sealsHere(d.Study) {
+			retry := retries[d.Study]
+			if a.cfg.Now().Before(retry.at) || !a.sealsHere(d.Study) {
 				continue
 			}
-			if err := a.sealStudy(ctx, d.Study); err != nil && ctx.Err() == nil {
+			sealed, err := a.sealStudy(ctx, d.Study)
+			switch {
+			case sealed > 0 && err == nil, errors.Is(err, catalog.ErrRaced), ctx.Err() != nil:
+				delete(retries, d.Study)
+				continue
+			case err != nil:
 				a.stats.SealFailed.Add(1)
 				a.cfg.Log.Warn("study not sealed, will be tried again", "versions", d.Unsealed, "err", err)
 			}
+			retries[d.Study] = retry.next(a.cfg.Now())
 		}
 	}
+}
+
+// sealRetry says when a study that could not be sealed is tried again.
+type sealRetry struct {
+	at    time.Time
+	pause time.Duration
+}
+
+func (r sealRetry) next(now time.Time) sealRetry {
+	pause := min(max(2*r.pause, sealRetryMin), sealRetryMax)
+	return sealRetry{at: now.Add(pause), pause: pause}
 }
 
 // sealsHere reports whether this node is the first live one of the study's rendezvous order.
@@ -58,31 +84,33 @@ func (a *Archive) sealsHere(study string) bool {
 	return len(order) > 0 && order[0] == a.cfg.Self
 }
 
-// SealNow seals everything of a study that is journalled, here, whichever node would do it by itself. A
-// study without unsealed versions is fine. Racing sealers are harmless: one of them loses. Errors:
-// ErrNotFound when there is no such study.
+// SealNow seals everything of a study that is journalled, here, whichever node would do it by itself. What
+// arrives meanwhile may be left. A study without unsealed versions is fine. Racing sealers are harmless: one
+// of them loses, and what is left is looked at again. Errors: ErrNotFound when there is no such study,
+// ErrUnavailable when a version cannot be read from any holder now; all others are sealed then.
 func (a *Archive) SealNow(ctx context.Context, study string) error {
 	if _, err := a.Study(ctx, study); err != nil {
 		return err
 	}
-	for {
-		s, err := a.catalog.Study(ctx, study)
-		if err != nil && !errors.Is(err, catalog.ErrNotFound) {
-			return err
-		}
-		if err == nil && s.Unsealed == 0 && len(a.pending.ofStudy(study)) == 0 {
-			return nil
-		}
-		if err == nil && s.Unsealed > 0 {
-			if err := a.sealStudy(ctx, study); err != nil {
-				return err
-			}
-			continue
-		}
+	for _, applied := range a.pending.ofStudy(study) {
 		select {
+		case <-applied:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(offerEvery): // what is pending may be of this study
+		}
+	}
+	for {
+		s, err := a.catalog.Study(ctx, study)
+		if err != nil || s.Unsealed == 0 {
+			return err
+		}
+		sealed, err := a.sealStudy(ctx, study)
+		switch {
+		case errors.Is(err, catalog.ErrRaced):
+		case err != nil:
+			return err
+		case sealed == 0:
+			return fmt.Errorf("%w: %d versions of the study cannot be read from any holder", ErrUnavailable, s.Unsealed)
 		}
 	}
 }
@@ -92,10 +120,17 @@ func (a *Archive) Unsealed(ctx context.Context) ([]catalog.StudyDue, error) {
 	return a.catalog.Due(ctx, a.cfg.Now(), 0, 0, 0)
 }
 
-// sealing attempt of one pack.
+// sealing is one study's way into a pack: a few attempts, each without what failed the one before.
+type sealing struct {
+	archive *Archive
+	study   string
+	skip    map[catalog.VersionID]bool // cannot be read now
+	avoid   map[place.NodeID]bool      // did not take their shard
+}
+
+// attempt is one encode.
 type attempt struct {
-	archive  *Archive
-	study    string
+	*sealing
 	pack     place.PackID
 	encode   place.EncodeID
 	plan     place.Plan
@@ -107,14 +142,54 @@ type attempt struct {
 	manifestOffset, manifestSize int64
 }
 
-// sealStudy turns up to one pack's worth of a study's journalled versions into a pack: SealBegin before
-// any byte, shards fsynced and verified, then one compare-and-set.
-func (a *Archive) sealStudy(ctx context.Context, study string) error {
-	a.sealing.Lock()
-	defer a.sealing.Unlock()
+// unreadableError names a version that stopped an encode.
+type unreadableError struct {
+	version catalog.VersionID
+	err     error
+}
+
+func (e *unreadableError) Error() string { return fmt.Sprintf("version %s: %v", e.version, e.err) }
+func (e *unreadableError) Unwrap() error { return e.err }
+
+// sealStudy turns up to one pack's worth of a study's journalled versions into a pack and returns how many:
+// none when none can be read. A version that no holder can give and a node that takes no shard keep nothing
+// else from being sealed: they are left out, and the rest is tried again.
+func (a *Archive) sealStudy(ctx context.Context, study string) (int, error) {
+	select {
+	case a.sealing <- struct{}{}:
+		defer func() { <-a.sealing }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, sealTimeout)
 	defer cancel()
-	t := &attempt{archive: a, study: study}
+	s := &sealing{archive: a, study: study, skip: map[catalog.VersionID]bool{}, avoid: map[place.NodeID]bool{}}
+	for tries := 1; ; tries++ {
+		t := &attempt{sealing: s}
+		err := t.seal(ctx)
+		if err == nil {
+			return len(t.versions), nil
+		}
+		var unreadable *unreadableError
+		var sink *erasure.SinkError
+		switch {
+		case ctx.Err() != nil || tries == sealTriesMax:
+			return 0, err
+		case errors.As(err, &sink) && sink.Shard < len(t.plan.Placement) && t.plan.Placement[sink.Shard].Node != a.cfg.Self:
+			s.avoid[t.plan.Placement[sink.Shard].Node] = true
+			a.cfg.Log.Warn("node took no shard, sealed without it", "node", t.plan.Placement[sink.Shard].Node, "err", err)
+		case errors.As(err, &unreadable):
+			s.skip[unreadable.version] = true
+			a.cfg.Log.Error("version left out of its pack: no holder can give it", "version", unreadable.version, "err", err)
+		default:
+			return 0, err
+		}
+	}
+}
+
+// seal is one attempt: SealBegin before any byte, shards fsynced and verified, then one compare-and-set.
+func (t *attempt) seal(ctx context.Context) error {
+	a := t.archive
 	if err := t.collect(ctx); err != nil || len(t.versions) == 0 {
 		return err
 	}
@@ -123,7 +198,7 @@ func (a *Archive) sealStudy(ctx context.Context, study string) error {
 	}
 	began := a.cfg.Now()
 	if err := t.begin(ctx); err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return errors.Join(fmt.Errorf("begin: %w", err), t.abort(err))
 	}
 	info, err := a.store.Seal(ctx, erasure.SealSpec{
 		Pack: t.pack, Encode: t.encode, Geometry: t.plan.Geometry, Placement: t.plan.Placement,
@@ -147,13 +222,18 @@ func (a *Archive) sealStudy(ctx context.Context, study string) error {
 
 const firstGeneration = 1
 
+// collect takes the study's journalled versions that somebody can give now, up to one pack's worth.
 func (t *attempt) collect(ctx context.Context) error {
+	live := map[place.NodeID]bool{}
+	for _, n := range t.archive.cfg.Topology() {
+		live[n.ID] = n.Live
+	}
 	var total int64
 	for l, err := range t.archive.catalog.Versions(ctx, t.study, "") {
 		if err != nil {
 			return err
 		}
-		if l.State != catalog.VersionJournalled {
+		if l.State != catalog.VersionJournalled || t.skip[l.Instance.Version] || !t.within(l, live) {
 			continue
 		}
 		total += l.Instance.Size
@@ -165,6 +245,24 @@ func (t *attempt) collect(ctx context.Context) error {
 	return nil
 }
 
+// within reports whether the version is in this node's journal or in that of another live holder.
+func (t *attempt) within(l catalog.Located, live map[place.NodeID]bool) bool {
+	self := t.archive.cfg.Self
+	if _, here := t.archive.store.Journal().Stat(journal.Key(l.Instance.Version)); here {
+		return true
+	}
+	return slices.ContainsFunc(l.Holders, func(id place.NodeID) bool { return id != self && live[id] })
+}
+
+// nodes returns the topology without the nodes that did not take their shard.
+func (t *attempt) nodes() []place.Node {
+	nodes := slices.Clone(t.archive.cfg.Topology())
+	for i := range nodes {
+		nodes[i].Live = nodes[i].Live && !t.avoid[nodes[i].ID]
+	}
+	return nodes
+}
+
 func (t *attempt) prepare() (err error) {
 	a := t.archive
 	if t.pack, err = place.NewPackID(a.cfg.Rand); err != nil {
@@ -173,7 +271,7 @@ func (t *attempt) prepare() (err error) {
 	if t.encode, err = place.NewEncodeID(a.cfg.Rand); err != nil {
 		return err
 	}
-	if t.plan, err = place.Choose(a.cfg.Topology(), a.cfg.Survive(), t.pack[:]); err != nil {
+	if t.plan, err = place.Choose(t.nodes(), a.cfg.Survive(), t.pack[:]); err != nil {
 		return fmt.Errorf("choose geometry: %w", err)
 	}
 	t.key, t.wrapped, err = a.cfg.Vault.NewKey(packKeyAAD(a.cfg.Ring, t.pack, t.encode))
@@ -188,16 +286,13 @@ func packKeyAAD(ring place.RingID, pack place.PackID, encode place.EncodeID) []b
 	return append(aad, encode[:]...)
 }
 
-func (t *attempt) propose(ctx context.Context, c catalog.Command) error {
-	a := t.archive
+// propose proposes a command of the archive's own and returns once it is applied here, refused or not.
+func (a *Archive) propose(ctx context.Context, c catalog.Command) error {
 	results, index, err := a.catalog.Do(ctx, Principal{Kind: PrincipalNode, Node: a.cfg.Self}, c)
 	if err != nil {
 		return err
 	}
-	if err := results[0].Err(); err != nil {
-		return err
-	}
-	return a.catalog.WaitApplied(ctx, index)
+	return cmp.Or(a.catalog.WaitApplied(ctx, index), results[0].Err())
 }
 
 func (t *attempt) begin(ctx context.Context) error {
@@ -210,7 +305,7 @@ func (t *attempt) begin(ctx context.Context) error {
 	for _, v := range t.versions {
 		begin.Versions = append(begin.Versions, v.Instance.Version)
 	}
-	return t.propose(ctx, begin)
+	return t.archive.propose(ctx, begin)
 }
 
 // write streams every version into the pack, checked against its digest, and then the manifest.
@@ -221,7 +316,7 @@ func (t *attempt) write(ctx context.Context, w *erasure.PackWriter) error {
 	}
 	for _, v := range t.versions {
 		if err := t.writeVersion(ctx, w, manifest, v); err != nil {
-			return fmt.Errorf("version %s: %w", v.Instance.Version, err)
+			return err
 		}
 	}
 	encoded, err := manifest.Bytes()
@@ -236,11 +331,15 @@ func (t *attempt) writeVersion(ctx context.Context, w *erasure.PackWriter, manif
 	in := v.Instance
 	o, err := t.archive.open(ctx, newInstance(v))
 	if err != nil {
-		return err
+		return t.unreadable(ctx, in.Version, err)
 	}
 	defer o.Close()
 	entry := catalog.SealEntry{Version: in.Version, Offset: w.Offset(), Size: in.Size, PixelOffset: in.PixelOffset}
-	blob, err := copyDescribed(w, o)
+	out := &tally{w: w}
+	blob, err := copyDescribed(out, o)
+	if err != nil && out.err == nil {
+		return t.unreadable(ctx, in.Version, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -252,6 +351,18 @@ func (t *attempt) writeVersion(ctx context.Context, w *erasure.PackWriter, manif
 		Provenance: erasure.Provenance{CallingAE: in.CallingAE, Node: in.ReceivedBy, At: in.ReceivedAt},
 	}, blob)
 	return err
+}
+
+// unreadable tells a version that cannot be given from an attempt whose time is over or that was sealed
+// by another meanwhile.
+func (t *attempt) unreadable(ctx context.Context, v catalog.VersionID, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	if l, ferr := t.archive.catalog.Find(ctx, v); ferr == nil && l.State == catalog.VersionSealed {
+		return fmt.Errorf("version %s: %w", v, catalog.ErrRaced)
+	}
+	return &unreadableError{v, err}
 }
 
 // copyDescribed copies a whole object to w, proves its digest, and describes it on the way. An object
@@ -332,7 +443,7 @@ func (t *attempt) finish(ctx context.Context, info erasure.PackInfo) error {
 	for _, r := range info.Roots {
 		seal.Roots = append(seal.Roots, r)
 	}
-	if err := t.propose(ctx, seal); err != nil {
+	if err := t.archive.propose(ctx, seal); err != nil {
 		return fmt.Errorf("record pack: %w", err)
 	}
 	return nil
@@ -341,12 +452,12 @@ func (t *attempt) finish(ctx context.Context, info erasure.PackInfo) error {
 // abort tells the ring that the encode is dead; its shards are collected by their holders. When even
 // that fails, another node aborts it later.
 func (t *attempt) abort(cause error) error {
-	if errors.Is(cause, catalog.ErrRaced) {
-		return nil // aborted by the state machine
+	if errors.Is(cause, catalog.ErrInvalid) {
+		return nil // never begun
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), offerTimeout)
 	defer cancel()
-	err := t.propose(ctx, catalog.SealAbort{Encode: t.encode, Why: "the encode failed"})
+	err := t.archive.propose(ctx, catalog.SealAbort{Encode: t.encode, Why: "the encode failed"})
 	if err != nil && !errors.Is(err, catalog.ErrRaced) {
 		return fmt.Errorf("abort encode %s: %w", t.encode, err)
 	}
@@ -382,18 +493,21 @@ func (a *Archive) packRef(p *catalog.Pack) (erasure.PackRef, error) {
 	}, nil
 }
 
-// releaseLoop frees journal records whose versions an applied Seal lists, and collects the shards of
-// encodes that the catalog calls aborted or superseded.
+// releaseLoop frees journal records whose versions an applied Seal lists, collects the shards of encodes
+// that the catalog calls aborted or superseded, and mends what is damaged in the journal.
 func (a *Archive) releaseLoop(ctx context.Context) {
 	tick := time.NewTicker(releaseTick)
 	defer tick.Stop()
 	var seen uint64
+	m := mending{archive: a, compareAt: a.cfg.Now().Add(mendCompareFirst)}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		a.expireOverlay()
+		m.run(ctx)
 		applied := a.catalog.Applied()
 		if applied == seen {
 			continue
@@ -408,24 +522,22 @@ func (a *Archive) releaseLoop(ctx context.Context) {
 	}
 }
 
-// release marks every journal record whose version is sealed as evictable and evicts.
+// release marks the journal records of what was sealed since the last time as evictable and evicts.
 func (a *Archive) release(ctx context.Context) error {
 	j := a.store.Journal()
-	var failed error
-	for info := range j.Keys {
-		if info.Released {
-			continue
-		}
-		_, sealed, err := a.catalog.Has(ctx, catalog.VersionID(info.Key))
+	for {
+		versions, last, err := a.catalog.SealedAfter(ctx, a.released, releasePacksMax)
 		if err != nil {
-			failed = err
-			break
+			return errors.Join(err, j.Evict())
 		}
-		if sealed {
-			j.Release(journal.Key(info.Key))
+		for _, v := range versions {
+			j.Release(journal.Key(v))
 		}
+		if last == a.released {
+			return j.Evict()
+		}
+		a.released = last
 	}
-	return errors.Join(failed, j.Evict())
 }
 
 // collectEncodes removes this node's shards of dead encodes and says so; the ring's leader also aborts
@@ -460,8 +572,7 @@ func (a *Archive) forgetEncode(ctx context.Context, e catalog.EncodeRecord) erro
 	if err := a.store.RemoveShards(e.Pack, e.Encode, mine); err != nil {
 		return err
 	}
-	t := attempt{archive: a}
-	return t.propose(ctx, catalog.ForgetEncode{Encode: e.Encode, Node: a.cfg.Self})
+	return a.propose(ctx, catalog.ForgetEncode{Encode: e.Encode, Node: a.cfg.Self})
 }
 
 func (a *Archive) abortStale(ctx context.Context, e catalog.EncodeRecord) error {
@@ -473,8 +584,7 @@ func (a *Archive) abortStale(ctx context.Context, e catalog.EncodeRecord) error 
 			return nil
 		}
 	}
-	t := attempt{archive: a}
-	err := t.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: "its sealer is gone"})
+	err := a.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: "its sealer is gone"})
 	if errors.Is(err, catalog.ErrRaced) {
 		return nil
 	}

@@ -28,7 +28,8 @@ func Cells() (cell, block int) {
 }
 
 // Seal encodes what src writes into one shard a slot of the placement, each fsynced and read back by its
-// holder. On error nothing of the attempt may be used; shards that were committed wait to be collected.
+// holder. On error nothing of the attempt may be used; shards that were committed wait to be collected. A
+// [SinkError] names the slot that failed.
 func (s *Store) Seal(ctx context.Context, spec SealSpec, src func(w *PackWriter) error) (PackInfo, error) {
 	espec := EncodeSpec{
 		Ring: s.cfg.Ring, Pack: spec.Pack, Encode: spec.Encode, Geometry: spec.Geometry,
@@ -42,7 +43,7 @@ func (s *Store) Seal(ctx context.Context, spec SealSpec, src func(w *PackWriter)
 			for _, open := range sinks {
 				open.Abort()
 			}
-			return PackInfo{}, fmt.Errorf("open shard %d at node %s: %w", i, slot.Node, err)
+			return PackInfo{}, fmt.Errorf("open shard at node %s: %w", slot.Node, &SinkError{i, err})
 		}
 		sinks = append(sinks, sink)
 	}
