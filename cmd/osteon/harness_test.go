@@ -157,13 +157,20 @@ func startRingOf(t testing.TB, program, dir string, sites, nodes int, flags ...s
 	return r
 }
 
-// logs returns the last lines of every node's log, for a failing test.
+// logs returns the last warnings and errors and the last lines of every node's log, for a failing test.
 func (r *testRing) logs() string {
 	var out strings.Builder
 	files, _ := filepath.Glob(filepath.Join(r.dir, "*.log"))
 	for _, f := range files {
 		raw, _ := os.ReadFile(f)
-		fmt.Fprintf(&out, "--- %s\n%s\n", filepath.Base(f), raw[max(0, len(raw)-2000):])
+		var bad []string
+		for line := range strings.Lines(string(raw)) {
+			if strings.Contains(line, `"level":"WARN"`) && !strings.Contains(line, `"part":"raft"`) || strings.Contains(line, `"level":"ERROR"`) {
+				bad = append(bad, line)
+			}
+		}
+		fmt.Fprintf(&out, "--- %s, warnings\n%s--- %s\n%s\n", filepath.Base(f), strings.Join(bad[max(0, len(bad)-30):], ""),
+			filepath.Base(f), raw[max(0, len(raw)-2000):])
 	}
 	return out.String()
 }
