@@ -539,3 +539,30 @@ func TestOpenJournalledGoesOn(t *testing.T) {
 		t.Errorf("without holders: %v, want %v", err, ErrUnavailable)
 	}
 }
+
+// A read does not wait for a holder that does not answer while another may.
+func TestOpenJournalledLeavesSilentHolder(t *testing.T) {
+	for _, f := range []fault{silent, mute} {
+		m := openStores(t, "abc", testAck)
+		data, key, note := testObject(100_000)
+		acked, err := m.put([]byte("study"), data, key, note)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader := m.nodes[slices.IndexFunc(m.nodes, func(s *testStore) bool { return !slices.Contains(acked.Holders, s.node.ID) })]
+		m.nodes[0].fault = f
+		began := time.Now()
+		o, err := reader.OpenJournalled(context.Background(), key, int64(len(data)), acked.Holders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if err := o.CopyRange(context.Background(), &got, 0, o.Size()); err != nil || !bytes.Equal(got.Bytes(), data) {
+			t.Errorf("fault %d: read %d bytes, %v", f, got.Len(), err)
+		}
+		if took := time.Since(began); took > 2*answerSoon+time.Second {
+			t.Errorf("fault %d: the read took %s", f, took)
+		}
+		o.Close()
+	}
+}

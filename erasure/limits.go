@@ -25,6 +25,9 @@ const (
 	freeAskEvery = time.Second
 	// appendIdle bounds the silence of a sender in the middle of an object at the receiving holder.
 	appendIdle = 30 * time.Second
+	// answerSoon is how long a reader waits for the answer of one holder while there is another: a dead one is
+	// not known to be dead for a second or two.
+	answerSoon = 500 * time.Millisecond
 	// readIdle bounds the wait for the next bytes of a remote read before another holder is tried.
 	readIdle = 5 * time.Second
 	// remoteTextMax bounds an error text that a peer sends.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"osteon/erasure/journal"
@@ -93,23 +94,36 @@ func (o *held) CopyRange(ctx context.Context, w io.Writer, off, n int64) error {
 		off, n = off+out.n, n-out.n
 		causes = append(causes, err)
 	}
-	for _, node := range o.order() {
-		out := &counting{w: w}
-		err := o.copyRemote(ctx, node, out, off, n)
-		if err == nil || out.err != nil || ctx.Err() != nil {
-			return err
+	late := o.order()
+	for _, patience := range []time.Duration{answerSoon, readIdle} {
+		asked := late
+		late = nil
+		for i, node := range asked {
+			if patience == answerSoon && i == len(asked)-1 && len(late) == 0 {
+				patience = readIdle // nobody is left who might be quicker
+			}
+			out := &counting{w: w}
+			err := o.copyRemote(ctx, node, patience, out, off, n)
+			if err == nil || out.err != nil || ctx.Err() != nil {
+				return err
+			}
+			off, n = off+out.n, n-out.n
+			if patience == answerSoon && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)) {
+				o.store.late(node) // the next reads ask others first
+				late = append(late, node)
+				continue
+			}
+			causes = append(causes, fmt.Errorf("node %s: %w", node, err))
 		}
-		off, n = off+out.n, n-out.n
-		causes = append(causes, fmt.Errorf("node %s: %w", node, err))
 	}
 	return fmt.Errorf("read journalled object: %w: %w", ErrUnavailable, errors.Join(causes...))
 }
 
-// order returns the remote holders, those believed alive first.
+// order returns the remote holders, those believed alive and quick first.
 func (o *held) order() []place.NodeID {
 	live := map[place.NodeID]bool{}
 	for _, n := range o.store.cfg.Topology() {
-		live[n.ID] = n.Live && !o.store.isSuspect(n.ID)
+		live[n.ID] = n.Live && !o.store.isSuspect(n.ID) && !o.store.isSlow(n.ID)
 	}
 	var first, last []place.NodeID
 	for _, id := range o.holders {
@@ -124,8 +138,11 @@ func (o *held) order() []place.NodeID {
 	return append(first, last...)
 }
 
-func (o *held) copyRemote(ctx context.Context, node place.NodeID, w io.Writer, off, n int64) error {
-	st, err := o.store.cfg.Mesh.OpenStream(ctx, node, link.ClassBulk, link.KindJournalRead)
+// copyRemote reads from one holder, whose answer has to begin within patience.
+func (o *held) copyRemote(ctx context.Context, node place.NodeID, patience time.Duration, w io.Writer, off, n int64) error {
+	opening, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	st, err := o.store.cfg.Mesh.OpenStream(opening, node, link.ClassBulk, link.KindJournalRead)
 	if err != nil {
 		return err
 	}
@@ -140,7 +157,7 @@ func (o *held) copyRemote(ctx context.Context, node place.NodeID, w io.Writer, o
 	if _, err := st.Write(request); err != nil {
 		return fmt.Errorf("ask holder: %w", err)
 	}
-	r := &patient{stream: st, store: o.store, idle: readIdle}
+	r := &patient{stream: st, store: o.store, idle: patience}
 	var answer [journalReadAnswer]byte
 	if _, err := io.ReadFull(r, answer[:]); err != nil {
 		return fmt.Errorf("read holder's answer: %w", err)
@@ -148,6 +165,7 @@ func (o *held) copyRemote(ctx context.Context, node place.NodeID, w io.Writer, o
 	if answer[0] != 0 {
 		return errNotHeld
 	}
+	r.idle = readIdle
 	if size := int64(binary.LittleEndian.Uint64(answer[1:])); size != o.size {
 		return fmt.Errorf("holder has %d bytes, want %d", size, o.size)
 	}
