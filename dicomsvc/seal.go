@@ -87,7 +87,8 @@ func (a *Archive) sealsHere(study string) bool {
 // SealNow seals everything of a study that is journalled, here, whichever node would do it by itself. What
 // arrives meanwhile may be left. A study without unsealed versions is fine. Racing sealers are harmless: one
 // of them loses, and what is left is looked at again. Errors: ErrNotFound when there is no such study,
-// ErrUnavailable when a version cannot be read from any holder now; all others are sealed then.
+// ErrUnavailable when a version cannot be read from any holder now, or is safer in the journals than in a
+// pack on the nodes that are up; all others are sealed then.
 func (a *Archive) SealNow(ctx context.Context, study string) error {
 	if _, err := a.Study(ctx, study); err != nil {
 		return err
@@ -190,10 +191,10 @@ func (a *Archive) sealStudy(ctx context.Context, study string) (int, error) {
 // seal is one attempt: SealBegin before any byte, shards fsynced and verified, then one compare-and-set.
 func (t *attempt) seal(ctx context.Context) error {
 	a := t.archive
-	if err := t.collect(ctx); err != nil || len(t.versions) == 0 {
+	if err := t.prepare(); err != nil {
 		return err
 	}
-	if err := t.prepare(); err != nil {
+	if err := t.collect(ctx); err != nil || len(t.versions) == 0 {
 		return err
 	}
 	began := a.cfg.Now()
@@ -222,18 +223,24 @@ func (t *attempt) seal(ctx context.Context) error {
 
 const firstGeneration = 1
 
-// collect takes the study's journalled versions that somebody can give now, up to one pack's worth.
+// collect takes the study's journalled versions that somebody can give now, up to one pack's worth, apart
+// from those that are safer where they are. Errors: ErrUnavailable when that is all of them.
 func (t *attempt) collect(ctx context.Context) error {
-	live := map[place.NodeID]bool{}
+	nodes, live := map[place.NodeID]place.Node{}, map[place.NodeID]bool{}
 	for _, n := range t.archive.cfg.Topology() {
-		live[n.ID] = n.Live
+		nodes[n.ID], live[n.ID] = n, n.Live
 	}
 	var total int64
+	held := 0
 	for l, err := range t.archive.catalog.Versions(ctx, t.study, "") {
 		if err != nil {
 			return err
 		}
 		if l.State != catalog.VersionJournalled || t.skip[l.Instance.Version] || !t.within(l, live) {
+			continue
+		}
+		if !t.improves(l.Holders, nodes) {
+			held++
 			continue
 		}
 		total += l.Instance.Size
@@ -242,7 +249,35 @@ func (t *attempt) collect(ctx context.Context) error {
 		}
 		t.versions = append(t.versions, l)
 	}
+	if held > 0 && len(t.versions) == 0 {
+		return fmt.Errorf("%w: the journals' copies survive more than a pack would now: %s", ErrUnavailable, t.plan.Why)
+	}
 	return nil
+}
+
+// improves reports whether the planned pack may take the place of a version's journal copies, which
+// sealing frees: it survives what they survive, as far as the admin wants that survived, or more than
+// those of them that are within reach.
+func (t *attempt) improves(holders []place.NodeID, nodes map[place.NodeID]place.Node) bool {
+	var copies place.Placement
+	for _, id := range holders {
+		if n, known := nodes[id]; known {
+			copies = append(copies, place.Slot{Node: id, Disk: n.Disk, Site: n.Site})
+		}
+	}
+	mirror := place.Geometry{K: 1, M: max(0, len(copies)-1)}
+	floor := place.Survives(mirror, copies, nil)
+	if !floor.Meets(place.SurviveNode) {
+		floor = place.SurviveNode // a second holder that has not come forward yet
+	}
+	if !t.plan.Wanted.Meets(floor) {
+		floor = t.plan.Wanted
+	}
+	if t.plan.Survives.Meets(floor) {
+		return true
+	}
+	reached := place.Survives(mirror, copies, func(id place.NodeID) bool { return nodes[id].Live })
+	return t.plan.Survives.Meets(place.SurviveNode) && !reached.Meets(t.plan.Survives)
 }
 
 // within reports whether the version is in this node's journal or in that of another live holder.

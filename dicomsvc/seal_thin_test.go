@@ -1,0 +1,49 @@
+package dicomsvc_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"osteon/dicomsvc"
+	"osteon/raft/catalog"
+)
+
+// Sealing frees the journal copies; a node that believes itself alone must not trade two of them for a
+// pack of one shard.
+func TestSealNeverSurvivesLessThanTheJournalCopies(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a", "b", "c"}, nil)
+	b := object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1")
+	c.nodes[0].mustPut(b)
+	c.settled()
+	c.separate(c.nodes[0], true)
+	if err := c.nodes[0].archive.SealNow(context.Background(), "1.2.3"); !errors.Is(err, dicomsvc.ErrUnavailable) {
+		t.Errorf("seal at a node that reaches no other: %v, want ErrUnavailable", err)
+	}
+	if l, err := c.nodes[0].located("1.2.3.1.1"); err != nil || l.State != catalog.VersionJournalled {
+		t.Errorf("state %v, %v; want journalled still", l.State, err)
+	}
+	c.separate(c.nodes[0], false)
+	c.nodes[2].shut()
+	if err := c.nodes[0].archive.SealNow(context.Background(), "1.2.3"); err != nil {
+		t.Errorf("seal with two of three nodes: %v", err)
+	}
+	c.nodes[1].shut()
+	if got, err := c.nodes[0].fetch("1.2.3.1.1"); err != nil || !bytes.Equal(got, b) {
+		t.Errorf("read after the loss of another node: %d bytes, %v", len(got), err)
+	}
+}
+
+// What lost a holder may be sealed in what is left, when that survives more than the copy that is left.
+func TestSealInsteadOfALostHolder(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a", "b", "b"}, nil)
+	c.nodes[0].mustPut(object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 1000, "P1"))
+	c.settled()
+	c.nodes[0].shut()
+	if err := c.nodes[1].archive.SealNow(context.Background(), "1.2.3"); err != nil {
+		t.Errorf("seal at the site that is left: %v", err)
+	}
+}
