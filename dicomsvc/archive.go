@@ -75,6 +75,9 @@ type Config struct {
 	Now  func() time.Time
 	Rand io.Reader
 	Log  *slog.Logger
+	// Audit takes one record a store, query and retrieve call, at level Info, or Warn when it was denied;
+	// nil: Log. It names no patient and no UID.
+	Audit *slog.Logger
 }
 
 // Callbacks are what the blob store tells the archive.
@@ -128,6 +131,9 @@ func Open(cfg Config) (*Archive, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Audit == nil {
+		cfg.Audit = cfg.Log
 	}
 	a := &Archive{cfg: cfg, catalog: cfg.Catalog, sealing: make(chan struct{}, 1)}
 	a.pending.init()

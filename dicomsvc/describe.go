@@ -126,7 +126,7 @@ func (a *Archive) Headers(ctx context.Context, p Principal, sel Selection) iter.
 // Header returns the data set of an instance with long values and pixel data as dicom.Bulk references
 // into Object.Section.
 func (a *Archive) Header(ctx context.Context, p Principal, in *Instance) (*dicom.Dataset, error) {
-	if err := a.permit(p, ActionRetrieve); err != nil {
+	if err := a.permitRead(ctx, p); err != nil {
 		return nil, err
 	}
 	return a.header(ctx, in)
@@ -146,7 +146,7 @@ func (a *Archive) header(ctx context.Context, in *Instance) (*dicom.Dataset, err
 
 // Frames returns where the frames of an instance are, for Object.Section; nil for one without pixels.
 func (a *Archive) Frames(ctx context.Context, p Principal, in *Instance) (*dicom.FrameTable, error) {
-	if err := a.permit(p, ActionRetrieve); err != nil {
+	if err := a.permitRead(ctx, p); err != nil {
 		return nil, err
 	}
 	if d, ok := a.described(ctx, in); ok && d.frames != nil {

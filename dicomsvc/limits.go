@@ -55,6 +55,11 @@ const (
 	staleEncode = 2 * time.Minute
 	// releaseTick is how often journal records are compared with the applied catalog.
 	releaseTick = 2 * time.Second
+	// instancesPage is how many instances of a retrieve request are listed at once.
+	instancesPage = 512
+	// readerLease is how long a query under way keeps its reader, which holds a snapshot of the database;
+	// then it goes on with a new one.
+	readerLease = 10 * time.Second
 	// selectionMax bounds the unique keys of one retrieve request.
 	selectionMax = 10000
 	// rewriteKeepBytes is the largest object that is read once, and kept in memory, to be rewritten in another

@@ -45,6 +45,15 @@ func (a *Archive) reader() (r *catalog.Reader, done func(), err error) {
 	return o.reader, func() { c.leave(o) }, nil
 }
 
+// readerOf returns a reader for some studies or instances: that of the applied catalog, which costs
+// nothing, when nothing waits for them. The caller calls done when its reads have ended.
+func (a *Archive) readerOf(studies, instances []string) (r *catalog.Reader, done func(), err error) {
+	if !a.pending.concerns(studies, instances) {
+		return a.catalog.Reader, func() {}, nil
+	}
+	return a.reader()
+}
+
 // rebuildOverlay makes an overlay of the present; overlay.mu is held, so that all who came meanwhile share
 // it. The items are taken before the snapshot: one that is applied between the two is in both, never in
 // neither.
@@ -98,10 +107,7 @@ func (c *overlayCache) drop() {
 
 // locate returns all versions of one instance, the served one first. ErrNotFound when there is none.
 func (a *Archive) locate(ctx context.Context, sopInstanceUID string) ([]catalog.Located, error) {
-	if len(a.pending.instance(sopInstanceUID)) == 0 {
-		return located(a.catalog.Locate(ctx, sopInstanceUID))
-	}
-	r, done, err := a.reader()
+	r, done, err := a.readerOf(nil, []string{sopInstanceUID})
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,11 @@ const (
 	OutcomeLimbo
 )
 
+// String returns the word of the audit record.
+func (o Outcome) String() string {
+	return [...]string{"stored", "identical", "further version", "limbo"}[o&3]
+}
+
 // PutRequest is one object on its way in.
 type PutRequest struct {
 	Principal Principal
@@ -64,18 +69,26 @@ type PutResult struct {
 // ErrMalformed and ErrLimit when it cannot be read, ErrResources and ErrFull when it cannot be made safe
 // now, ErrDraining, ErrDenied. The identifying UIDs in the result are set as far as they were read.
 func (a *Archive) Put(ctx context.Context, req PutRequest) (PutResult, error) {
-	result, err := a.put(ctx, req)
+	c := access{act: ActionStore, began: a.cfg.Now()}
+	var result PutResult
+	var err error
+	if c.who, err = a.permit(req.Principal, ActionStore); err == nil {
+		result, err = a.put(ctx, req)
+	} else {
+		result = PutResult{SOPClassUID: req.SOPClassUID, SOPInstanceUID: req.SOPInstanceUID}
+	}
 	if err != nil {
 		a.stats.Refused.Add(1)
+	} else {
+		c.instances, c.bytes, c.outcome = 1, result.Size, result.Outcome.String()
 	}
+	c.study = result.StudyInstanceUID
+	a.record(ctx, &c, err)
 	return result, err
 }
 
 func (a *Archive) put(ctx context.Context, req PutRequest) (PutResult, error) {
 	result := PutResult{SOPClassUID: req.SOPClassUID, SOPInstanceUID: req.SOPInstanceUID}
-	if err := a.permit(req.Principal, ActionStore); err != nil {
-		return result, err
-	}
 	if err := a.Ready(); err != nil { // before a byte is taken
 		return result, err
 	}

@@ -44,7 +44,7 @@ type Object struct {
 // shards. Errors: ErrDenied, ErrUnavailable when too little of it can be reached, ErrNotFound when it is
 // gone since it was found. ctx bounds every read of the object.
 func (a *Archive) Open(ctx context.Context, p Principal, in *Instance) (*Object, error) {
-	if err := a.permit(p, ActionRetrieve); err != nil {
+	if err := a.permitRead(ctx, p); err != nil {
 		return nil, err
 	}
 	return a.open(ctx, in)
@@ -285,12 +285,15 @@ func (r *inflated) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readError names the kind of an error of a read under way.
 func readError(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, erasure.ErrUnavailable):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, erasure.ErrPackCorrupt), errors.Is(err, journal.ErrCorrupt):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	default:
 		return err
 	}

@@ -2,6 +2,7 @@ package dicomsvc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -10,26 +11,69 @@ import (
 )
 
 // Search yields what matches q (PS3.4 §C.2.2.2), in the catalog's stable order, from the local replica
-// and from what this node holds unapplied. It stops when ctx ends. Errors: ErrDenied, ErrMalformed for a
-// query that cannot be asked.
+// and from what this node holds unapplied. It stops when ctx ends. A consumer that takes longer than
+// readerLease over it sees the state of a later moment in what follows. Errors: ErrDenied, ErrMalformed for
+// a query that cannot be asked.
 func (a *Archive) Search(ctx context.Context, p Principal, q *Query) iter.Seq2[*Match, error] {
 	return func(yield func(*Match, error) bool) {
-		if err := a.permit(p, ActionQuery); err != nil {
+		c := access{act: ActionQuery, study: studyOf(q), began: a.cfg.Now()}
+		var err error
+		defer func() { a.record(ctx, &c, err) }()
+		if c.who, err = a.permit(p, ActionQuery); err != nil {
 			yield(nil, err)
 			return
 		}
-		r, done, err := a.reader()
+		for more := true; more && err == nil; {
+			more, err = a.searchOn(ctx, &c, q, yield)
+		}
 		if err != nil {
 			yield(nil, err)
-			return
-		}
-		defer done()
-		for m, err := range r.Search(ctx, p, q) {
-			if !yield(m, err) || err != nil {
-				return
-			}
 		}
 	}
+}
+
+// searchOn yields matches from the one after those that c counts, as long as the reader's lease lasts; more
+// tells that it ran out before the matches did.
+func (a *Archive) searchOn(ctx context.Context, c *access, q *Query, yield func(*Match, error) bool) (more bool, err error) {
+	r, done, err := a.reader()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	rest := *q
+	rest.Offset += c.instances
+	if q.Limit > 0 {
+		if rest.Limit -= c.instances; rest.Limit <= 0 {
+			return false, nil
+		}
+	}
+	until := a.cfg.Now().Add(readerLease)
+	for m, err := range r.Search(ctx, c.who, &rest) {
+		if errors.Is(err, catalog.ErrInvalid) {
+			err = fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		if err != nil {
+			return false, err
+		}
+		c.instances++
+		if !yield(m, nil) {
+			return false, nil
+		}
+		if a.cfg.Now().After(until) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// studyOf returns the one study that a query names, "" when it names none or several.
+func studyOf(q *Query) string {
+	for _, k := range q.Keys {
+		if k.Tag == keyStudy.tag {
+			return only(k.Values)
+		}
+	}
+	return ""
 }
 
 // Selection names instances by their unique keys (PS3.4 §C.4.2): every list that is given constrains.
@@ -72,72 +116,70 @@ func newInstance(l catalog.Located) *Instance {
 }
 
 // Instances yields the served versions that sel names, study by study, series by series, by Instance
-// Number. Nothing is yielded when nothing matches. Errors: ErrDenied, ErrMalformed, ErrLimit.
+// Number. Nothing is yielded when nothing matches. It reads a page at a time and holds no reader while the
+// caller is at work. Errors: ErrDenied, ErrMalformed, ErrLimit, ErrUnavailable when a study changed so that
+// its listing cannot go on.
 func (a *Archive) Instances(ctx context.Context, p Principal, sel Selection) iter.Seq2[*Instance, error] {
 	return func(yield func(*Instance, error) bool) {
-		err := a.permit(p, ActionRetrieve)
-		if err == nil {
+		c := access{act: ActionRetrieve, study: only(sel.StudyInstanceUIDs), began: a.cfg.Now()}
+		var err error
+		defer func() { a.record(ctx, &c, err) }()
+		if c.who, err = a.permit(p, ActionRetrieve); err == nil {
 			err = sel.check()
 		}
-		if err != nil {
-			yield(nil, err)
-			return
+		if err == nil {
+			err = a.selected(ctx, c.who, sel, func(in *Instance) bool {
+				c.instances++
+				c.bytes += in.Size
+				return yield(in, nil)
+			})
 		}
-		r, done, err := a.reader()
 		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer done()
-		if err := sel.walk(ctx, r, p, func(l catalog.Located) bool { return yield(newInstance(l), nil) }); err != nil {
 			yield(nil, err)
 		}
 	}
 }
 
-// walk calls visit with every served version that s names, until visit returns false.
-func (s Selection) walk(ctx context.Context, r *catalog.Reader, p Principal, visit func(catalog.Located) bool) error {
-	if len(s.SOPInstanceUIDs) > 0 {
-		return s.walkInstances(ctx, r, p, visit)
-	}
-	studies, err := s.studies(ctx, r, p)
-	if err != nil {
-		return err
-	}
-	series := set(s.SeriesInstanceUIDs)
-	for _, study := range studies {
-		one := ""
-		if len(s.SeriesInstanceUIDs) == 1 {
-			one = s.SeriesInstanceUIDs[0]
+// selected calls visit with every served version that s names, until visit returns false.
+func (a *Archive) selected(ctx context.Context, p Principal, s Selection, visit func(*Instance) bool) error {
+	var studies []string
+	if len(s.SOPInstanceUIDs) == 0 || len(s.PatientIDs) > 0 {
+		var err error
+		if studies, err = a.studiesOf(ctx, p, s); err != nil {
+			return err
 		}
-		for l, err := range r.Versions(ctx, study, one) {
-			if err != nil {
-				return err
-			}
-			if !l.Served || len(series) > 0 && !series[l.Instance.SeriesInstanceUID] {
-				continue
-			}
-			if !visit(l) {
-				return nil
-			}
+	} else {
+		studies = s.StudyInstanceUIDs
+	}
+	if len(s.SOPInstanceUIDs) > 0 {
+		allowed := set(studies)
+		if len(s.PatientIDs) > 0 {
+			allowed[""] = true // so that no study of the patient means none, not any
+		}
+		return a.selectedByUID(ctx, s, allowed, visit)
+	}
+	for _, study := range studies {
+		if more, err := a.selectedOfStudy(ctx, s, study, visit); !more || err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (s Selection) walkInstances(ctx context.Context, r *catalog.Reader, p Principal, visit func(catalog.Located) bool) error {
-	studies, series := set(s.StudyInstanceUIDs), set(s.SeriesInstanceUIDs)
-	if len(s.PatientIDs) > 0 {
-		ofPatient, err := s.studies(ctx, r, p)
-		if err != nil {
-			return err
-		}
-		studies = set(ofPatient)
-		studies[""] = true // so that no study of the patient means none, not any
+func (a *Archive) studiesOf(ctx context.Context, p Principal, s Selection) ([]string, error) {
+	r, done, err := a.reader()
+	if err != nil {
+		return nil, err
 	}
+	defer done()
+	return s.studies(ctx, r, p)
+}
+
+func (a *Archive) selectedByUID(ctx context.Context, s Selection, studies map[string]bool, visit func(*Instance) bool) error {
+	series := set(s.SeriesInstanceUIDs)
 	for _, uid := range s.SOPInstanceUIDs {
-		list, err := located(r.Locate(ctx, uid))
-		if err != nil && len(list) == 0 && !isNotFound(err) {
+		list, err := a.locate(ctx, uid)
+		if err != nil && !isNotFound(err) {
 			return err
 		}
 		for _, l := range list {
@@ -145,12 +187,62 @@ func (s Selection) walkInstances(ctx context.Context, r *catalog.Reader, p Princ
 				len(series) > 0 && !series[l.Instance.SeriesInstanceUID] {
 				continue
 			}
-			if !visit(l) {
+			if !visit(newInstance(l)) {
 				return nil
 			}
 		}
 	}
 	return nil
+}
+
+// selectedOfStudy visits the served versions of one study in pages.
+func (a *Archive) selectedOfStudy(ctx context.Context, s Selection, study string, visit func(*Instance) bool) (more bool, err error) {
+	series := set(s.SeriesInstanceUIDs)
+	var last *Instance
+	for {
+		page, err := a.pageOfStudy(ctx, study, only(s.SeriesInstanceUIDs), last, func(l catalog.Located) bool {
+			return l.Served && (len(series) == 0 || series[l.Instance.SeriesInstanceUID])
+		})
+		if err != nil {
+			return false, err
+		}
+		for _, in := range page {
+			if !visit(in) {
+				return false, nil
+			}
+		}
+		if len(page) < instancesPage {
+			return true, nil
+		}
+		last = page[len(page)-1]
+	}
+}
+
+// pageOfStudy returns up to instancesPage of the versions that are wanted, those behind last.
+func (a *Archive) pageOfStudy(ctx context.Context, study, series string, last *Instance, wanted func(catalog.Located) bool) ([]*Instance, error) {
+	r, done, err := a.readerOf([]string{study}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var page []*Instance
+	passed := last == nil
+	for l, err := range r.Versions(ctx, study, series) {
+		switch {
+		case err != nil:
+			return nil, err
+		case !passed:
+			passed = l.Instance.Version == last.located.Instance.Version
+		case wanted(l):
+			if page = append(page, newInstance(l)); len(page) == instancesPage {
+				return page, nil
+			}
+		}
+	}
+	if !passed {
+		return nil, fmt.Errorf("%w: the study changed while it was listed; ask again", ErrUnavailable)
+	}
+	return page, nil
 }
 
 // studies returns the Study Instance UIDs that s covers.
@@ -211,7 +303,7 @@ func set(list []string) map[string]bool {
 
 // Study returns what is known of one study, unapplied instances held here included. ErrNotFound.
 func (a *Archive) Study(ctx context.Context, uid string) (*Study, error) {
-	r, done, err := a.reader()
+	r, done, err := a.readerOf([]string{uid}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +318,7 @@ func (a *Archive) Study(ctx context.Context, uid string) (*Study, error) {
 // Versions yields every version of a study's instances, served or not, wherever its bytes are.
 func (a *Archive) Versions(ctx context.Context, study string) iter.Seq2[catalog.Located, error] {
 	return func(yield func(catalog.Located, error) bool) {
-		r, done, err := a.reader()
+		r, done, err := a.readerOf([]string{study}, nil)
 		if err != nil {
 			yield(catalog.Located{}, err)
 			return

@@ -1,0 +1,76 @@
+package dicomsvc_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"osteon/dicomsvc"
+	"osteon/erasure"
+)
+
+// A study of more than one page is listed whole, once and in order while more of it arrives and some of it
+// is sealed.
+func TestInstancesInPages(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a"}, nil)
+	m, ctx := c.nodes[0], context.Background()
+	const instances = 1100
+	for i := range instances {
+		m.mustPut(object(t, "1.2.3", fmt.Sprintf("1.2.3.%d", i%3+1), fmt.Sprintf("1.2.3.0.%d", i+1), 0, "P1"))
+	}
+	seen := map[string]bool{}
+	series := ""
+	for in, err := range m.archive.Instances(ctx, anyone, dicomsvc.Selection{StudyInstanceUIDs: []string{"1.2.3"}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[in.SOPInstanceUID] || in.SeriesInstanceUID < series {
+			t.Fatalf("twice or out of order after %d", len(seen))
+		}
+		seen[in.SOPInstanceUID], series = true, in.SeriesInstanceUID
+		switch len(seen) {
+		case 100:
+			m.mustPut(object(t, "1.2.3", "1.2.3.1", "1.2.3.0.0", 0, "P1"))
+		case 200:
+			if err := m.archive.SealNow(ctx, "1.2.3"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(seen) != instances && len(seen) != instances+1 {
+		t.Errorf("%d instances, want %d", len(seen), instances)
+	}
+}
+
+// A query whose consumer is slower than its lease goes on where it was, with its limit.
+func TestSearchBeyondItsLease(t *testing.T) {
+	t.Parallel()
+	var skew atomic.Int64 // seconds that the archive's clock is ahead
+	c := newCluster(t, []string{"a"}, func(d *dicomsvc.Config, _ *erasure.Config) {
+		d.Now = func() time.Time { return time.Now().Add(time.Duration(skew.Load()) * time.Second) }
+	})
+	m := c.nodes[0]
+	for i := range 6 {
+		m.mustPut(object(t, "1.2.3", "1.2.3.1", fmt.Sprintf("1.2.3.0.%d", i+1), 0, "P1"))
+	}
+	for _, limit := range []int{0, 5} {
+		seen := map[string]bool{}
+		q := &dicomsvc.Query{Level: dicomsvc.LevelImage, Relational: true, Offset: 1, Limit: limit}
+		for match, err := range m.archive.Search(context.Background(), anyone, q) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen[match.SOPInstanceUID] {
+				t.Errorf("limit %d: a match came twice", limit)
+			}
+			seen[match.SOPInstanceUID] = true
+			skew.Add(7)
+		}
+		if len(seen) != 5 {
+			t.Errorf("limit %d: %d matches, want 5", limit, len(seen))
+		}
+	}
+}
