@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,6 +95,9 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 		}
 		s.Nodes = append(s.Nodes, state)
 	}
+	slices.SortFunc(s.Nodes, func(a, b NodeStatus) int {
+		return cmp.Or(cmp.Compare(a.Site, b.Site), cmp.Compare(a.Name, b.Name))
+	})
 	s.Survive = n.survive()
 	if s.Survive == "" {
 		s.Survive = place.Best(nodes)

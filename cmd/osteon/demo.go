@@ -43,23 +43,17 @@ func (r *devRing) demo(ctx context.Context, dir string) error {
 	}
 	studies := byStudy(samples)
 	r.say("\n1. store %d instances of %d studies, each study at another node", len(samples), len(studies))
-	for i, uid := range sortedKeys(studies) {
-		n := r.Nodes[i%len(r.Nodes)]
-		if err := storeSamples(ctx, n, studies[uid]); err != nil {
-			return fmt.Errorf("store at %s: %w", n.ID, err)
-		}
-		r.say("   study %d of %d: %d instances -> %s", i+1, len(studies), len(studies[uid]), n.ID)
+	if err := r.storeAll(ctx, studies, len(samples)); err != nil {
+		return err
 	}
-	if err := r.showStudies(ctx, studies); err != nil {
+	if err := r.showStudies(ctx, studies, "stored", func(node.StudyReport) bool { return true }); err != nil {
 		return err
 	}
 	r.say("\n2. seal: encrypt, erasure-code and spread them over the sites (by itself after %s of quiet)", r.cmd.Quiet)
-	for _, uid := range sortedKeys(studies) {
-		if err := node.Dial(r.Nodes[0].Dir).Seal(ctx, uid); err != nil {
-			return fmt.Errorf("seal: %w", err)
-		}
+	if err := r.sealAll(ctx, studies); err != nil {
+		return err
 	}
-	if err := r.showStudies(ctx, studies); err != nil {
+	if err := r.showStudies(ctx, studies, "sealed", func(s node.StudyReport) bool { return s.State == "sealed" }); err != nil {
 		return err
 	}
 	lost := r.Nodes[0].Site
@@ -88,6 +82,38 @@ func (r *devRing) demo(ctx context.Context, dir string) error {
 	}
 	r.say("\n5. start site %s again and let it catch up", lost)
 	return r.bringBack(ctx, lost)
+}
+
+// storeAll sends each study to another node in turn.
+func (r *devRing) storeAll(ctx context.Context, studies map[string][]sample, instances int) error {
+	bar := r.bar("storing", instances)
+	defer bar.done()
+	var lines []string
+	for i, uid := range sortedKeys(studies) {
+		n := r.Nodes[i%len(r.Nodes)]
+		if err := storeSamples(ctx, n, studies[uid], bar.step); err != nil {
+			return fmt.Errorf("store at %s: %w", n.ID, err)
+		}
+		lines = append(lines, fmt.Sprintf("   study %d of %d: %d instances -> %s", i+1, len(studies), len(studies[uid]), n.ID))
+	}
+	bar.done()
+	for _, line := range lines {
+		r.say("%s", line)
+	}
+	return nil
+}
+
+// sealAll seals every study now instead of after its quiet time.
+func (r *devRing) sealAll(ctx context.Context, studies map[string][]sample) error {
+	bar := r.bar("sealing", len(studies))
+	defer bar.done()
+	for _, uid := range sortedKeys(studies) {
+		if err := node.Dial(r.Nodes[0].Dir).Seal(ctx, uid); err != nil {
+			return fmt.Errorf("seal: %w", err)
+		}
+		bar.step()
+	}
+	return nil
 }
 
 func readSamples(dir string) ([]sample, error) {
@@ -183,7 +209,7 @@ func contextsOf(samples []sample) (contexts []dul.ProposedContext, roles []dul.R
 	return contexts, roles
 }
 
-func storeSamples(ctx context.Context, n *devNode, samples []sample) error {
+func storeSamples(ctx context.Context, n *devNode, samples []sample, stored func()) error {
 	contexts, _ := contextsOf(samples)
 	client, err := dial(ctx, n, contexts, nil)
 	if err != nil {
@@ -194,6 +220,7 @@ func storeSamples(ctx context.Context, n *devNode, samples []sample) error {
 		if err := storeSample(ctx, client, s); err != nil {
 			return err
 		}
+		stored()
 	}
 	return client.Release(ctx)
 }
@@ -217,10 +244,12 @@ func storeSample(ctx context.Context, client *dimse.Client, s sample) error {
 	return nil
 }
 
-func (r *devRing) showStudies(ctx context.Context, studies map[string][]sample) error {
+// showStudies prints each study's state and what its data survive, once the last node of the ring sees
+// it as ok says.
+func (r *devRing) showStudies(ctx context.Context, studies map[string][]sample, what string, ok func(node.StudyReport) bool) error {
 	admin := node.Dial(r.Nodes[len(r.Nodes)-1].Dir)
 	for i, uid := range sortedKeys(studies) {
-		report, err := r.awaitStudy(ctx, admin, uid, len(studies[uid]))
+		report, err := r.awaitStudy(ctx, admin, uid, what, func(s node.StudyReport) bool { return s.Instances >= len(studies[uid]) && ok(s) })
 		if err != nil {
 			return err
 		}
@@ -233,13 +262,13 @@ func (r *devRing) showStudies(ctx context.Context, studies map[string][]sample) 
 	return nil
 }
 
-// awaitStudy waits until a node knows all instances of a study: at a node that holds none of them that is
-// when its catalog has applied them.
-func (r *devRing) awaitStudy(ctx context.Context, admin *node.Admin, uid string, instances int) (node.StudyReport, error) {
+// awaitStudy waits until a node sees a study as ok says: at a node that took no part that is when its
+// catalog has applied it.
+func (r *devRing) awaitStudy(ctx context.Context, admin *node.Admin, uid, what string, ok func(node.StudyReport) bool) (node.StudyReport, error) {
 	deadline := time.After(demoPatience)
 	for {
 		report, err := admin.Study(ctx, uid)
-		if err == nil && report.Instances >= instances {
+		if err == nil && ok(report) {
 			return report, nil
 		}
 		if err != nil && !errors.Is(err, node.ErrNotFound) {
@@ -249,7 +278,7 @@ func (r *devRing) awaitStudy(ctx context.Context, admin *node.Admin, uid string,
 		case <-ctx.Done():
 			return report, ctx.Err()
 		case <-deadline:
-			return report, fmt.Errorf("%d of %d instances of a study are known", report.Instances, instances)
+			return report, fmt.Errorf("a study is not %s after %s: %d instances, %s", what, demoPatience, report.Instances, report.State)
 		case <-time.After(devPoll):
 		}
 	}
@@ -257,6 +286,8 @@ func (r *devRing) awaitStudy(ctx context.Context, admin *node.Admin, uid string,
 
 // readAll finds every study at one node by C-FIND and retrieves it by C-GET.
 func (r *devRing) readAll(ctx context.Context, n *devNode, studies map[string][]sample) error {
+	bar := r.bar("reading at "+n.ID, len(studies))
+	defer bar.done()
 	began := time.Now()
 	var total, count int64
 	for _, uid := range sortedKeys(studies) {
@@ -269,7 +300,9 @@ func (r *devRing) readAll(ctx context.Context, n *devNode, studies map[string][]
 		}
 		total += bytes
 		count += int64(len(studies[uid]))
+		bar.step()
 	}
+	bar.done()
 	r.say("   %s: %d studies found, %d instances retrieved, %s, every digest equal, in %s",
 		n.ID, len(studies), count, bytesText(total), time.Since(began).Round(time.Millisecond))
 	return nil
@@ -327,8 +360,13 @@ func getStudy(ctx context.Context, n *devNode, uid string, samples []sample) (to
 			}
 			total += size
 			s, ok := want[sub.SOPInstance]
-			if !ok || [sha256.Size]byte(hash.Sum(nil)) != s.digest || sub.Syntax != s.syntax {
-				differ = fmt.Errorf("an instance of the study is not what was sent")
+			switch {
+			case !ok:
+				differ = errors.New("an instance came that was not sent, or came twice")
+			case sub.Syntax != s.syntax:
+				differ = fmt.Errorf("%s came in transfer syntax %s, not %s", s.path, sub.Syntax, s.syntax)
+			case [sha256.Size]byte(hash.Sum(nil)) != s.digest:
+				differ = fmt.Errorf("%s came with other bytes than were sent (%d)", s.path, size)
 			}
 			delete(want, sub.SOPInstance)
 			return dimse.StoreResponse{Status: dimse.StatusSuccess}

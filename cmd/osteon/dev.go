@@ -261,7 +261,10 @@ func (r *devRing) enrol(ctx context.Context) error {
 	}
 	r.Ring = status.Ring
 	admin := node.Dial(first.Dir)
+	bar := r.bar("joining nodes", len(r.Nodes)-1)
+	defer bar.done()
 	for _, n := range r.Nodes[1:] {
+		bar.step()
 		if n.enrolled() {
 			continue
 		}
@@ -315,12 +318,23 @@ func (r *devRing) startAll(ctx context.Context) error {
 			return err
 		}
 	}
+	bar := r.bar("starting nodes", len(r.Nodes))
+	defer bar.done()
 	for _, n := range r.Nodes {
 		if _, err := r.await(ctx, n); err != nil {
 			return err
 		}
+		bar.step()
 	}
 	return r.awaitVoters(ctx)
+}
+
+// bar shows progress on a terminal; with --json nothing but the specified lines is printed.
+func (r *devRing) bar(what string, total int) *progress {
+	if r.g.JSON {
+		return &progress{}
+	}
+	return newProgress(r.g.stdout, what, total)
 }
 
 // awaitVoters waits until every node is live and the votes are where they belong, so that a site may be lost
