@@ -158,7 +158,11 @@ func readSample(path string) (sample, error) {
 		return s, err
 	}
 	s.class, s.instance, s.study, s.series = facts.SOPClassUID, facts.SOPInstanceUID, facts.StudyInstanceUID, facts.SeriesInstanceUID
-	s.syntax, s.offset, s.digest = syntax, int64(len(raw)-len(data)), sha256.Sum256(data)
+	s.syntax, s.offset = syntax, int64(len(raw)-len(data))
+	if dicom.SyntaxOf(syntax).Deflated && len(data)%2 == 1 {
+		data = append(data, 0) // DIMSE carries an even number of bytes: the pad of PS3.5 §A.5
+	}
+	s.digest = sha256.Sum256(data)
 	return s, nil
 }
 

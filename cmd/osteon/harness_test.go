@@ -358,9 +358,13 @@ func fileInstance(path string) (instance, error) {
 	if err != nil {
 		return instance{}, err
 	}
+	data := raw[s.offset:]
+	if dicom.SyntaxOf(s.syntax).Deflated && len(data)%2 == 1 {
+		data = append(data, 0) // as readSample digests it
+	}
 	return instance{
 		class: s.class, uid: s.instance, study: s.study, series: s.series, syntax: s.syntax,
-		data: raw[s.offset:], digest: s.digest,
+		data: data, digest: s.digest,
 	}, nil
 }
 
