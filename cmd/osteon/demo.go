@@ -46,7 +46,7 @@ func (r *devRing) demo(ctx context.Context, dir string) error {
 	if err := r.storeAll(ctx, studies, len(samples)); err != nil {
 		return err
 	}
-	if err := r.showStudies(ctx, studies, "stored", func(node.StudyReport) bool { return true }); err != nil {
+	if err := r.showStudies(ctx, studies, "on two sites", func(s node.StudyReport) bool { return r.cmd.Sites == 1 || s.State != "spooled" }); err != nil {
 		return err
 	}
 	r.say("\n2. seal: encrypt, erasure-code and spread them over the sites (by itself after %s of quiet)", r.cmd.Quiet)
