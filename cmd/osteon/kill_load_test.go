@@ -25,6 +25,9 @@ const (
 	storePace = 120 * time.Millisecond
 	queryPace = 150 * time.Millisecond
 	readPace  = 200 * time.Millisecond
+	// One in largeEvery instances does not fit into what waits for a partner: its partner may die in the middle.
+	largeEvery = 40
+	largeBytes = 2 << 20
 	// requestPatience is far above every promise: what takes longer is given up and counts as failed.
 	requestPatience = 20 * time.Second
 	// stallMax is the promise for live nodes.
@@ -224,7 +227,11 @@ func (l *load) next(rng *rand.Rand) instance {
 	l.mu.Unlock()
 	number := int(l.number.Add(1))
 	study := int(l.study.Load()) + rng.IntN(studiesAtOnce)
-	return noiseInstance(study, 1, number, 2048+rng.IntN(40_000), l.seed)
+	size := 2048 + rng.IntN(40_000)
+	if rng.IntN(largeEvery) == 0 {
+		size = largeBytes
+	}
+	return noiseInstance(study, 1, number, size, l.seed)
 }
 
 // storer keeps one association with a node and stores one instance after the other.

@@ -124,9 +124,11 @@ func (k *killRound) run() {
 	k.kill()
 	k.awaitAcks()
 	k.awaitLeader()
+	deadFor := time.Duration(k.rng.IntN(4000)) * time.Millisecond
 	proof := k.prove()
 	k.checkStudies()
 	<-sealed
+	time.Sleep(time.Until(k.killed.Add(deadFor))) // a random moment, before or after the others have noticed
 	back := time.Now()
 	k.ring.startServing(k.doomed...)
 	k.load.expect(true, k.doomed...)
