@@ -16,6 +16,7 @@ import (
 
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
+	"osteon/dicomsvc/dul"
 	"osteon/erasure/place"
 	"osteon/raft/ring"
 )
@@ -25,6 +26,9 @@ import (
 const (
 	tokenValidityMax = 30 * 24 * time.Hour
 	studiesMax       = 10000
+	// quorumPatience is how long a call that changes something waits for the ring to answer: longer than
+	// elections take, shorter than an admin at a terminal does.
+	quorumPatience = 5 * time.Second
 )
 
 func (n *Node) adminHandler() http.Handler {
@@ -38,13 +42,33 @@ func (n *Node) adminHandler() http.Handler {
 		return n.Verify(r.Context(), n.admin(), r.PathValue("uid"))
 	}))
 	mux.HandleFunc("POST /v1/studies/{uid}/seal", answer(func(r *http.Request) (any, error) {
-		return struct{}{}, n.archive.SealNow(r.Context(), r.PathValue("uid"))
+		return struct{}{}, n.adminSeal(r)
 	}))
 	mux.HandleFunc("GET /v1/studies/{uid}/export", n.adminExport)
 	mux.HandleFunc("POST /v1/tokens", answer(n.adminToken))
 	n.healthRoutes(mux)
 	debugRoutes(mux)
 	return mux
+}
+
+// awaitQuorum returns at once when the ring can decide something, else ring.ErrNoQuorum after a while.
+func (n *Node) awaitQuorum(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quorumPatience)
+	defer cancel()
+	if _, err := n.ring.ReadIndex(ctx); err != nil {
+		return fmt.Errorf("the ring cannot decide anything now: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) adminSeal(r *http.Request) error {
+	if _, err := n.archive.Study(r.Context(), r.PathValue("uid")); err != nil {
+		return err
+	}
+	if err := n.awaitQuorum(r.Context()); err != nil {
+		return err
+	}
+	return n.archive.SealNow(r.Context(), r.PathValue("uid"))
 }
 
 func (n *Node) admin() dicomsvc.Principal {
@@ -156,6 +180,9 @@ func (n *Node) adminToken(r *http.Request) (any, error) {
 	if valid <= 0 || valid > tokenValidityMax {
 		return nil, fmt.Errorf("%w: validity %s: want up to %s", ErrUsage, valid, tokenValidityMax)
 	}
+	if err := n.awaitQuorum(r.Context()); err != nil {
+		return nil, err
+	}
 	t, err := n.CreateToken(r.Context(), req.Site, valid)
 	if err != nil {
 		return nil, err
@@ -216,7 +243,7 @@ func (n *Node) exportInstance(ctx context.Context, out *tar.Writer, in *dicomsvc
 		return err
 	}
 	defer o.Close()
-	meta := dicom.AppendMeta(nil, in.SOPClassUID, in.SOPInstanceUID, in.TransferSyntaxUID, "", "", "")
+	meta := dicom.AppendMeta(nil, in.SOPClassUID, in.SOPInstanceUID, in.TransferSyntaxUID, dul.ImplementationClassUID, dul.ImplementationVersion, "")
 	header := &tar.Header{
 		Name: fmt.Sprintf("%08d.dcm", number), Mode: 0o600, Size: int64(len(meta)) + in.Size, Format: tar.FormatPAX,
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"osteon/erasure/place"
 )
 
@@ -113,6 +115,15 @@ type AE struct {
 
 // Duration is a time.Duration written as 90s or 10m.
 type Duration time.Duration
+
+// UnmarshalYAML is UnmarshalText for a configuration file: its error has the line and lets the decoder go on
+// to further faults.
+func (d *Duration) UnmarshalYAML(value *yaml.Node) error {
+	if err := d.UnmarshalText([]byte(value.Value)); err != nil || value.Kind != yaml.ScalarNode {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %.40q is no duration: want 90s or 10m", value.Line, value.Value)}}
+	}
+	return nil
+}
 
 // UnmarshalText reads the form of time.ParseDuration.
 func (d *Duration) UnmarshalText(text []byte) error {

@@ -34,6 +34,9 @@ type InitResult struct {
 	RootKeyNote string `json:"root_key_note"`
 }
 
+const rootKeyNote = "Kept beside the data it protects no stolen machine or disk that holds both. " +
+	"Keep a copy of it elsewhere: without it nothing in this directory can be read."
+
 // Init founds a ring in cfg.Dir, which must hold no node: ring UUID, root key, keys, CA, the first voter.
 // It leaves nothing running. Errors: ErrUsage for a bad name, ErrNodeExists.
 func Init(ctx context.Context, cfg Config, env Env, req InitRequest) (InitResult, error) {
@@ -60,7 +63,7 @@ func initRing(ctx context.Context, cfg Config, env Env, req InitRequest) (InitRe
 	if err != nil {
 		return InitResult{}, err
 	}
-	v, root, err := createVault(cfg, env, ringID, nil)
+	v, err := createVault(cfg, env, ringID, nil)
 	if err != nil {
 		return InitResult{}, err
 	}
@@ -91,7 +94,7 @@ func initRing(ctx context.Context, cfg Config, env Env, req InitRequest) (InitRe
 	}
 	return InitResult{
 		Ring: ringID, Node: id.Node, Name: id.Name, Site: id.Site,
-		RootKey: rootKeyPath(cfg, env), RootKeyNote: root.Describe(),
+		RootKey: rootKeyPath(cfg, env), RootKeyNote: rootKeyNote,
 	}, nil
 }
 
@@ -165,9 +168,9 @@ func vacate(cfg Config, env Env) error {
 }
 
 // createVault makes the directory, its root key, and the keys: new ones, or those of a bundle.
-func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vault.Vault, vault.RootKey, error) {
+func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vault.Vault, error) {
 	if err := env.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("make %s: %w", cfg.Dir, err)
 	}
 	path := rootKeyPath(cfg, env)
 	root, err := vault.CreateRootKeyFile(env.FS, path, env.Rand)
@@ -175,11 +178,11 @@ func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vaul
 		root, err = vault.OpenRootKeyFile(env.FS, path)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("root key: %w", err)
+		return nil, fmt.Errorf("root key: %w", err)
 	}
 	vcfg := vaultConfig(cfg, env, ringID, root)
 	if err := env.FS.MkdirAll(vcfg.Dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make %s: %w", vcfg.Dir, err)
+		return nil, fmt.Errorf("make %s: %w", vcfg.Dir, err)
 	}
 	var v *vault.Vault
 	if bundle == nil {
@@ -188,9 +191,9 @@ func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vaul
 		v, err = vault.Install(vcfg, bundle)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("keys: %w", err)
+		return nil, fmt.Errorf("keys: %w", err)
 	}
-	return v, root, nil
+	return v, nil
 }
 
 // newLinkKey draws the node's key pair, keeps the private key encrypted and returns a signing request.

@@ -57,6 +57,8 @@ type JoinResult struct {
 	Name    string       `json:"name"`
 	Site    place.SiteID `json:"site"`
 	RootKey string       `json:"root_key"`
+	// RootKeyNote says what the root key file does not protect against.
+	RootKeyNote string `json:"root_key_note"`
 }
 
 // Join enrols a new node in cfg.Dir with a token of its ring and returns; serving is a separate step.
@@ -108,7 +110,7 @@ func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 		return JoinResult{}, err
 	}
 	id.CA, id.Certificate, id.Peers = answer.CA, answer.Certificate, answer.Peers
-	v, _, err := createVault(cfg, env, id.Ring, answer.Bundle)
+	v, err := createVault(cfg, env, id.Ring, answer.Bundle)
 	if err != nil {
 		return JoinResult{}, err
 	}
@@ -122,7 +124,7 @@ func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 	if err := id.save(env.FS, cfg.Dir); err != nil {
 		return JoinResult{}, err
 	}
-	return JoinResult{Ring: id.Ring, Node: id.Node, Name: id.Name, Site: id.Site, RootKey: rootKeyPath(cfg, env)}, nil
+	return JoinResult{Ring: id.Ring, Node: id.Node, Name: id.Name, Site: id.Site, RootKey: rootKeyPath(cfg, env), RootKeyNote: rootKeyNote}, nil
 }
 
 // askToJoin tries the token's addresses in turn; a refusal ends it, since the others would say the same.
