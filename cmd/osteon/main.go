@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -88,9 +89,8 @@ func run(args []string, stdout, stderr io.Writer) (code int) {
 		return exitOK
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "osteon:", err)
-		fmt.Fprintln(stderr, "Run osteon --help, or osteon COMMAND --help.")
-		return exitUsage
+		c.JSON = c.JSON || slices.Contains(args, "--json") // parsing may have stopped before it
+		return report(&c.Globals, fmt.Errorf("%w: %w; run osteon --help, or osteon COMMAND --help", errUsage, err))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

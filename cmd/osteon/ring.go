@@ -76,7 +76,8 @@ func (c joinCmd) Run(ctx context.Context, g *Globals) error {
 		return err
 	}
 	return g.print(result, func(w io.Writer) {
-		fmt.Fprintf(w, "Node %s of site %s enrolled in ring %s.\nNext: osteon serve --dir %s\n", result.Name, result.Site, result.Ring, cfg.Dir)
+		fmt.Fprintf(w, "Node %s of site %s enrolled in ring %s.\nRoot key: %s\n  %s\nNext: osteon serve --dir %s\n",
+			result.Name, result.Site, result.Ring, result.RootKey, result.RootKeyNote, cfg.Dir)
 	})
 }
 
@@ -360,8 +361,11 @@ func (c exportCmd) Run(ctx context.Context, g *Globals) error {
 		return err
 	}
 	files, err := untar(body, c.Out)
-	if err != nil {
-		return fmt.Errorf("%w: %d files written to %s: %w", errPartly, files, c.Out, err)
+	switch {
+	case err != nil && files == 0:
+		return fmt.Errorf("nothing exported: %w", err)
+	case err != nil:
+		return fmt.Errorf("%w: files written to %s: %d: %w", errPartly, c.Out, files, err)
 	}
 	return g.print(map[string]any{"study": c.UID, "files": files, "dir": c.Out}, func(w io.Writer) {
 		fmt.Fprintf(w, "%d files written to %s\n", files, filepath.Clean(c.Out))
