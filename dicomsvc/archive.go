@@ -94,6 +94,7 @@ type Archive struct {
 	pending   pendingSet
 	overlay   overlayCache
 	manifests manifestCache
+	intakes   intakes
 	draining  atomic.Bool
 	stats     Stats
 

@@ -28,6 +28,8 @@ const (
 	// headerSpillMax bounds what Put holds of an object before it knows the study: the scanner's own
 	// header budget and one read-ahead.
 	headerSpillMax = 17 << 20
+	// earlyKeptMax is the largest buffer for such a beginning that is kept for the next object.
+	earlyKeptMax = 256 << 10
 	// manifestCacheBytes bounds the decoded manifests kept for metadata requests.
 	manifestCacheBytes = 32 << 20
 	// sealTick is how often due studies are looked for.

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
+	"sync"
 	"time"
 
 	"osteon/dicomsvc/dicom"
@@ -92,8 +94,11 @@ func (a *Archive) put(ctx context.Context, req PutRequest) (PutResult, error) {
 	if err := a.Ready(); err != nil { // before a byte is taken
 		return result, err
 	}
-	in := &intake{source: req.Body, hash: sha256.New()}
-	scanner := dicom.NewScanner(in, req.TransferSyntaxUID, dicom.Limits{})
+	in := &intake{source: req.Body, hash: sha256.New(), early: a.intakes.buffer()}
+	defer func() { a.intakes.putBuffer(in.early) }()
+	scanner := a.intakes.scanner()
+	defer a.intakes.putScanner(scanner)
+	scanner.Reset(in, req.TransferSyntaxUID, dicom.Limits{})
 	header, err := scanner.Header()
 	if err != nil {
 		return result, in.explain(err)
@@ -292,13 +297,44 @@ func storeError(err error) error {
 	}
 }
 
+// intakes recycles what every Put needs.
+type intakes struct{ scanners, buffers sync.Pool }
+
+func (p *intakes) scanner() *dicom.Scanner {
+	if s, ok := p.scanners.Get().(*dicom.Scanner); ok {
+		return s
+	}
+	return new(dicom.Scanner)
+}
+
+// putScanner takes a scanner back, without what it read from.
+func (p *intakes) putScanner(s *dicom.Scanner) {
+	s.Reset(strings.NewReader(""), dicom.ExplicitVRLittleEndian, dicom.Limits{})
+	p.scanners.Put(s)
+}
+
+func (p *intakes) buffer() *bytes.Buffer {
+	if b, ok := p.buffers.Get().(*bytes.Buffer); ok {
+		return b
+	}
+	return new(bytes.Buffer)
+}
+
+// putBuffer takes a buffer back unless an unusual header made it large.
+func (p *intakes) putBuffer(b *bytes.Buffer) {
+	if b.Cap() <= earlyKeptMax {
+		b.Reset()
+		p.buffers.Put(b)
+	}
+}
+
 // intake passes the sender's bytes to the scanner and the same bytes to the hash and, once the study is
 // known, to the journals.
 type intake struct {
 	source  io.Reader
 	hash    hash.Hash
 	to      *erasure.Append
-	early   bytes.Buffer // what came before to was known
+	early   *bytes.Buffer // what came before to was known
 	size    int64
 	readErr error // the sender's stream broke
 	putErr  error // the journal refused
@@ -338,7 +374,6 @@ func (in *intake) keep(p []byte) error {
 // release moves what was held back into the journals.
 func (in *intake) release() error {
 	_, err := in.to.Write(in.early.Bytes())
-	in.early = bytes.Buffer{}
 	return err
 }
 
