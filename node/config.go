@@ -45,6 +45,9 @@ type DIMSEConfig struct {
 	AssociationsMax int `yaml:"associations_max" json:"associations_max"`
 	// StrictCalled rejects associations that call another title than AET. Default true.
 	StrictCalled *bool `yaml:"strict_called" json:"strict_called"`
+	// Relational answers queries and retrievals that lack the unique keys of upper levels although the caller
+	// did not negotiate it; some callers expect that. Default false.
+	Relational bool `yaml:"relational" json:"relational"`
 }
 
 // HTTPConfig is the DICOMweb and health listener.

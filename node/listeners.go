@@ -76,7 +76,7 @@ func (n *Node) scpConfig() scp.Config {
 	promiscuous := n.cfg.promiscuous()
 	return scp.Config{
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
-		AssociationsMax: n.cfg.DIMSE.AssociationsMax, Grace: drainTimeout,
+		AssociationsMax: n.cfg.DIMSE.AssociationsMax, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
 		Known: func(title string) bool {
 			_, ok := known[title]
 			return ok
