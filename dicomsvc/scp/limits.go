@@ -39,6 +39,7 @@ const (
 // waits are the times above; tests shorten them.
 type waits struct {
 	pending, connect, response, cancel, queue time.Duration
+	linger                                    time.Duration // for a destination to close; 0: the default of package dul
 }
 
 func defaultWaits() waits {

@@ -178,7 +178,7 @@ func (m *move) associate(work context.Context, contexts []dul.ProposedContext) (
 	}
 	client, err := dimse.Dial(work, conn, dimse.ClientConfig{Association: dul.RequestorConfig{
 		CallingAE: s.cfg.AETitle, CalledAE: m.request.Destination, Contexts: contexts,
-		Timers: dul.Timers{Idle: s.waits.response, ARTIM: s.waits.connect},
+		Timers: dul.Timers{Idle: s.waits.response, ARTIM: s.waits.connect, Linger: s.waits.linger},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("associate with the destination: %w", err)

@@ -272,7 +272,7 @@ func TestBehaviour33BadDestinations(t *testing.T) {
 // TestBehaviour34SilentDestination: pending responses come on a timer, but not for ever.
 func TestBehaviour34SilentDestination(t *testing.T) {
 	s := start(t)
-	s.waits.pending, s.waits.response = 5*time.Millisecond, 400*time.Millisecond
+	s.waits.pending, s.waits.response, s.waits.linger = 5*time.Millisecond, 400*time.Millisecond, 100*time.Millisecond
 	s.series(3, 1000)
 	silent := make(chan struct{})
 	d := &destination{store: func(n int, _ *dimse.StoreRequest, _ []byte) dimse.StoreResponse {
