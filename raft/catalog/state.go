@@ -18,6 +18,7 @@ type state struct {
 	sealed *sealedIndex               // through get
 	now    time.Time                  // ring time
 
+	under    map[string][]byte // what is pending over base already; only read
 	writes   map[string][]byte // nil: deleted
 	studies  map[string]*studyRow
 	series   map[seriesName]*seriesRow
@@ -56,6 +57,9 @@ func (s *state) get(key []byte) ([]byte, error) {
 		return nil, s.err
 	}
 	if v, changed := s.writes[string(key)]; changed {
+		return v, nil
+	}
+	if v, changed := s.under[string(key)]; changed {
 		return v, nil
 	}
 	v, err := s.find(key)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -21,9 +23,22 @@ type Reader struct {
 
 // fixedState is a snapshot and what pending items would change.
 type fixedState struct {
+	*sharedSnapshot
+	over overlay
+}
+
+// sharedSnapshot closes with the last reader that uses it.
+type sharedSnapshot struct {
 	db       *database
 	snapshot *pebble.Snapshot
-	over     overlay
+	users    atomic.Int32
+}
+
+func (s *sharedSnapshot) close() error {
+	if s.users.Add(-1) > 0 {
+		return nil
+	}
+	return firstError(s.snapshot.Close(), s.db.release())
 }
 
 // overlay is a set of changes over a snapshot. It is not changed after it is made.
@@ -45,23 +60,40 @@ func (c *Catalog) With(pending []AddItem) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	fixed := &fixedState{db: db, snapshot: db.NewSnapshot()}
-	r := &Reader{catalog: c, fixed: fixed}
-	if fixed.over, err = c.pend(fixed.snapshot, pending); err != nil {
+	shared := &sharedSnapshot{db: db, snapshot: db.NewSnapshot()}
+	return c.fix(shared, &overlay{}, pending)
+}
+
+// Extend returns a reader like r, which With made, over the same moment and as if more items had been
+// added behind the others. It costs what the new items cost, and copying references to what changed
+// before. Both readers are closed, in any order; r must be open until Extend returns. Its error wraps
+// ErrInvalid for items that could not be added.
+func (r *Reader) Extend(more []AddItem) (*Reader, error) {
+	return r.catalog.fix(r.fixed.sharedSnapshot, &r.fixed.over, more)
+}
+
+func (c *Catalog) fix(shared *sharedSnapshot, under *overlay, pending []AddItem) (r *Reader, err error) {
+	shared.users.Add(1)
+	r = &Reader{catalog: c, fixed: &fixedState{sharedSnapshot: shared}}
+	if r.fixed.over, err = c.pend(shared.snapshot, under, pending); err != nil {
 		return nil, firstError(err, r.Close())
 	}
 	return r, nil
 }
 
-// pend applies pending items over a snapshot.
-func (c *Catalog) pend(snapshot *pebble.Snapshot, pending []AddItem) (overlay, error) {
+// pend applies pending items over a snapshot and what is pending under them.
+func (c *Catalog) pend(snapshot *pebble.Snapshot, under *overlay, pending []AddItem) (overlay, error) {
 	s := newState(snapshot, c.uids, c.tables)
+	s.under = under.writes
 	defer s.close()
 	var err error
 	if s.now, err = readTime(snapshot); err != nil {
 		return overlay{}, err
 	}
-	over := overlay{versions: map[VersionID]struct{}{}}
+	over := overlay{versions: maps.Clone(under.versions)}
+	if over.versions == nil {
+		over.versions = map[VersionID]struct{}{}
+	}
 	names := folder{}
 	for i := range pending {
 		if err := pending[i].check(); err != nil {
@@ -76,31 +108,54 @@ func (c *Catalog) pend(snapshot *pebble.Snapshot, pending []AddItem) (overlay, e
 			over.versions[it.Version] = struct{}{}
 		}
 	}
-	over.studies, over.series, over.patients = keySet(s.studies), keySet(s.series), keySet(s.patients)
+	over.studies = keySet(s.studies, under.studies)
+	over.series = keySet(s.series, under.series)
+	over.patients = keySet(s.patients, under.patients)
 	s.finish()
-	over.writes = s.writes
-	over.sorted = make([]string, 0, len(s.writes))
-	for k := range s.writes {
-		over.sorted = append(over.sorted, k)
-	}
-	slices.Sort(over.sorted)
+	over.writes, over.sorted = merged(under, s.writes)
 	return over, nil
 }
 
-func keySet[K comparable, V any](m map[K]V) map[K]struct{} {
-	set := make(map[K]struct{}, len(m))
-	for k := range m {
-		set[k] = struct{}{}
+// merged returns the writes of under and those over them, and their keys in order.
+func merged(under *overlay, writes map[string][]byte) (all map[string][]byte, sorted []string) {
+	fresh := make([]string, 0, len(writes))
+	for k := range writes {
+		if _, known := under.writes[k]; !known {
+			fresh = append(fresh, k)
+		}
 	}
-	return set
+	slices.Sort(fresh)
+	if len(under.writes) == 0 {
+		return writes, fresh
+	}
+	all = maps.Clone(under.writes)
+	maps.Copy(all, writes)
+	sorted = make([]string, 0, len(all))
+	old := under.sorted
+	for _, k := range fresh {
+		n := sort.SearchStrings(old, k)
+		sorted = append(append(sorted, old[:n]...), k)
+		old = old[n:]
+	}
+	return all, append(sorted, old...)
 }
 
-// Close ends the reader of With. Close of a Catalog's own reader is Close of the catalog.
+// keySet returns the keys of m and those of set.
+func keySet[K comparable, V any](m map[K]V, set map[K]struct{}) map[K]struct{} {
+	all := make(map[K]struct{}, len(m)+len(set))
+	maps.Copy(all, set)
+	for k := range m {
+		all[k] = struct{}{}
+	}
+	return all
+}
+
+// Close ends the reader of With or Extend. Close of a Catalog's own reader is Close of the catalog.
 func (r *Reader) Close() error {
 	if r.fixed == nil {
 		return r.catalog.Close()
 	}
-	return firstError(r.fixed.snapshot.Close(), r.fixed.db.release())
+	return r.fixed.close()
 }
 
 // view is one consistent state for the time of one call; it belongs to one goroutine.
