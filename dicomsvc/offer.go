@@ -30,6 +30,7 @@ type pendingSet struct {
 
 type pendingItem struct {
 	item    *catalog.AddItem // nil: in the journal only
+	changed uint64           // generation in which item was set
 	due     time.Time        // offered from then on
 	applied chan struct{}    // closed when the catalog here has it
 }
@@ -70,6 +71,7 @@ func (s *pendingSet) add(item catalog.AddItem, due time.Time) (applied <-chan st
 		s.byStudy[item.Instance.StudyInstanceUID]++
 	}
 	s.generation++
+	entry.changed = s.generation
 	s.signal()
 	return entry.applied, prior
 }
@@ -233,28 +235,18 @@ func (s *pendingSet) size() int {
 	return len(s.entries)
 }
 
-// items returns the entries that are in memory, in order of arrival, and the generation of the set.
-func (s *pendingSet) items() ([]catalog.AddItem, uint64) {
+// items returns the entries that are in memory and were set after a generation, in order of arrival, and
+// the generation of the set.
+func (s *pendingSet) items(after uint64) ([]catalog.AddItem, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]catalog.AddItem, 0, s.inMemory)
+	var out []catalog.AddItem
 	for _, v := range s.queue {
-		if entry := s.entries[v]; entry != nil && entry.item != nil {
+		if entry := s.entries[v]; entry != nil && entry.item != nil && entry.changed > after {
 			out = append(out, *entry.item)
 		}
 	}
 	return out, s.generation
-}
-
-// instance returns the items in memory of one SOP Instance UID.
-func (s *pendingSet) instance(uid string) []catalog.AddItem {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []catalog.AddItem
-	for _, v := range s.byInstance[uid] {
-		out = append(out, *s.entries[v].item)
-	}
-	return out
 }
 
 func (s *pendingSet) item(v catalog.VersionID) (catalog.AddItem, bool) {

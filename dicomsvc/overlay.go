@@ -56,11 +56,21 @@ func (a *Archive) readerOf(studies, instances []string) (r *catalog.Reader, done
 
 // rebuildOverlay makes an overlay of the present; overlay.mu is held, so that all who came meanwhile share
 // it. The items are taken before the snapshot: one that is applied between the two is in both, never in
-// neither.
+// neither. While nothing was applied, as without a quorum, the overlay there is grows by what is new.
 func (a *Archive) rebuildOverlay() error {
 	applied := a.catalog.Applied()
-	items, generation := a.pending.items()
-	reader, err := a.catalog.With(items)
+	var reader *catalog.Reader
+	var generation uint64
+	var err error
+	if o := a.overlay.current; o != nil && o.applied == applied {
+		var more []catalog.AddItem
+		more, generation = a.pending.items(o.generation)
+		reader, err = o.reader.Extend(more)
+	} else {
+		var items []catalog.AddItem
+		items, generation = a.pending.items(0)
+		reader, err = a.catalog.With(items)
+	}
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package dicomsvc_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,9 +19,20 @@ func TestInstancesInPages(t *testing.T) {
 	c := newCluster(t, []string{"a"}, nil)
 	m, ctx := c.nodes[0], context.Background()
 	const instances = 1100
-	for i := range instances {
-		m.mustPut(object(t, "1.2.3", fmt.Sprintf("1.2.3.%d", i%3+1), fmt.Sprintf("1.2.3.0.%d", i+1), 0, "P1"))
+	var wg sync.WaitGroup
+	for part := range 11 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := part; i < instances; i += 11 {
+				b := object(t, "1.2.3", fmt.Sprintf("1.2.3.%d", i%3+1), fmt.Sprintf("1.2.3.0.%d", i+1), 0, "P1")
+				if _, err := m.put(b); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
 	}
+	wg.Wait()
 	seen := map[string]bool{}
 	series := ""
 	for in, err := range m.archive.Instances(ctx, anyone, dicomsvc.Selection{StudyInstanceUIDs: []string{"1.2.3"}}) {
