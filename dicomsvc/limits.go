@@ -22,9 +22,10 @@ const (
 	// offerAgainAfter is when an item that the catalog refused as malformed is offered again: a newer
 	// program may take it.
 	offerAgainAfter = time.Hour
-	// pendingItemsMax is how many entries wait in memory; the rest are read from the journal again when
-	// their turn comes, so that an island's backlog costs tens of bytes an instance.
-	pendingItemsMax = 8192
+	// pendingItemsMax is how many entries wait in memory and are seen by queries, some 2.7 KB each with
+	// their place in the overlay; the rest are read from the journal again when their turn comes, so that
+	// an island's backlog costs tens of bytes an instance beyond.
+	pendingItemsMax = 32768
 	// headerSpillMax bounds what Put holds of an object before it knows the study: the scanner's own
 	// header budget and one read-ahead.
 	headerSpillMax = 17 << 20

@@ -15,6 +15,8 @@ const (
 	// suspectFor is how long a peer that failed or stalled is asked last: a little longer than gossip
 	// takes to notice that it is gone.
 	suspectFor = 5 * time.Second
+	// answerShare is the part of Ack.Wait that is left for the answer itself: a sender hears within Ack.Wait.
+	answerShare = 20
 	// localCommitMax bounds the wait for this node's own disk; beyond it the sender is told to retry (P2:
 	// no single fault delays a response by more than 5 s, the wait for a partner included).
 	localCommitMax = 3 * time.Second
@@ -28,6 +30,8 @@ const (
 	// answerSoon is how long a reader waits for the answer of one holder while there is another: a dead one is
 	// not known to be dead for a second or two.
 	answerSoon = 500 * time.Millisecond
+	// shardCommitMax bounds the wait for a holder that syncs a shard and reads it again: 1 GiB on a slow disk.
+	shardCommitMax = 2 * time.Minute
 	// readIdle bounds the wait for the next bytes of a remote read before another holder is tried.
 	readIdle = 5 * time.Second
 	// remoteTextMax bounds an error text that a peer sends.

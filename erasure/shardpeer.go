@@ -114,7 +114,7 @@ func (r *remoteSink) Commit(_ context.Context, streamBytes int64) (shard.Root, e
 	if err := r.frame(opShardCommit, binary.LittleEndian.AppendUint64(nil, uint64(streamBytes))); err != nil {
 		return root, err
 	}
-	if err := r.stream.SetReadDeadline(r.store.cfg.Now().Add(appendIdle)); err != nil {
+	if err := r.stream.SetReadDeadline(r.store.cfg.Now().Add(shardCommitMax)); err != nil {
 		return root, err
 	}
 	var head [3]byte

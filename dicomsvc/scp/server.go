@@ -87,7 +87,7 @@ func (s *Server) Stats() *dimse.Stats { return s.dimse.Stats() }
 // Associate lets an association in or rejects it with the standard's triple (PS3.8 §9.3.4).
 func (s *Server) Associate(_ context.Context, r *dul.Request) dimse.Decision {
 	switch {
-	case s.cfg.Archive.Ready() != nil:
+	case errors.Is(s.cfg.Archive.Ready(), dicomsvc.ErrDraining): // a full disk refuses objects, not reads
 		return dimse.Decision{Rejection: dul.RejectCongestion()}
 	case s.cfg.StrictCalled && r.CalledAE != s.cfg.AETitle:
 		return dimse.Decision{Rejection: dul.RejectCalledAE()}
