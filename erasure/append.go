@@ -78,6 +78,7 @@ func (a *Append) Abort() {
 // journal.ErrFull or journal.ErrFenced of this node's journal. On error the local copy may stay: it was
 // never acknowledged, and Config.Held is told of it.
 func (a *Append) Commit(ctx context.Context, key journal.Key, note []byte) (Acked, error) {
+	began := a.store.cfg.Now()
 	first := a.partner
 	a.partner = nil
 	if first != nil {
@@ -87,7 +88,7 @@ func (a *Append) Commit(ctx context.Context, key journal.Key, note []byte) (Acke
 		first.abandon()
 		return Acked{}, fmt.Errorf("commit to own journal: %w", err)
 	}
-	r := replication{store: a.store, ctx: a.ctx, key: key, size: a.size, sum: a.sum, note: note}
+	r := replication{store: a.store, ctx: a.ctx, began: began, key: key, size: a.size, sum: a.sum, note: note}
 	acked, err := r.settle(ctx, a.order, first)
 	if err != nil {
 		a.store.cfg.Held(key, note, a.store.cfg.Self) // it is in this journal all the same
@@ -99,6 +100,7 @@ func (a *Append) Commit(ctx context.Context, key journal.Key, note []byte) (Acke
 type replication struct {
 	store *Store
 	ctx   context.Context
+	began time.Time // of Commit: the sender waits since then
 	key   journal.Key
 	size  int64
 	sum   uint32
@@ -129,7 +131,8 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			r.results <- partnerResult{node: first.node, err: first.wait()}
 		}()
 	}
-	deadline := time.NewTimer(cfg.Wait)
+	left := cfg.Wait - cfg.Wait/answerShare - r.store.cfg.Now().Sub(r.began)
+	deadline := time.NewTimer(max(left, cfg.SecondAfter)) // a slow own disk leaves partners their time all the same
 	defer deadline.Stop()
 	slow := time.NewTimer(cfg.SecondAfter)
 	defer slow.Stop()

@@ -48,7 +48,7 @@ const (
 
 // Ack is the acknowledgement rule (design P1). The zero value is the default rule.
 type Ack struct {
-	// Wait bounds the wait for another site after the last byte. Default 2 s.
+	// Wait bounds the time from the last byte to the answer while another site is waited for. Default 2 s.
 	Wait time.Duration
 	// SecondAfter is when a second partner is tried. Default 500 ms.
 	SecondAfter time.Duration
