@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 
 	"osteon/dicomsvc/dicom"
@@ -26,6 +27,8 @@ const (
 	descriptionVersion = 1
 	// pixelHeadBytes is the longest element head (PS3.5 §7.1.2).
 	pixelHeadBytes = 12
+	// descriptionOverhead is what an entry of the cache takes besides its bytes.
+	descriptionOverhead = 64
 )
 
 var errDescription = errors.New("malformed description")
@@ -188,13 +191,15 @@ func (a *Archive) described(ctx context.Context, in *Instance) (description, boo
 	return d, true
 }
 
-// manifestCache keeps the descriptions of the series read last, manifestCacheBytes of them.
+// manifestCache keeps the descriptions of the series used last, manifestCacheBytes of them. A series is
+// read once however many ask for it at a time.
 type manifestCache struct {
 	mu sync.Mutex
 
 	entries map[seriesKey]*seriesDescriptions
-	order   []seriesKey // least recently filled first
+	order   []seriesKey // least recently used first
 	bytes   int
+	filling map[seriesKey]chan struct{} // closed when the read under way has ended
 }
 
 type seriesKey struct {
@@ -202,6 +207,7 @@ type seriesKey struct {
 	series string
 }
 
+// seriesDescriptions are the descriptions of a series by version; of is nil when they are too many to keep.
 type seriesDescriptions struct {
 	of    map[catalog.VersionID][]byte
 	bytes int
@@ -209,26 +215,31 @@ type seriesDescriptions struct {
 
 func (c *manifestCache) series(ctx context.Context, a *Archive, pack place.PackID, uid string) (*seriesDescriptions, error) {
 	key := seriesKey{pack, uid}
-	c.mu.Lock()
-	s, ok := c.entries[key]
-	c.mu.Unlock()
-	if ok {
-		return s, nil
+	for {
+		s, busy := c.get(key)
+		if s != nil {
+			return s, nil
+		}
+		if busy == nil {
+			break
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	s, err := a.readSeries(ctx, pack, uid)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.filling[key])
+	delete(c.filling, key)
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.entries == nil {
-		c.entries = map[seriesKey]*seriesDescriptions{}
-	}
-	if _, ok := c.entries[key]; !ok {
-		c.entries[key] = s
-		c.order = append(c.order, key)
-		c.bytes += s.bytes
-	}
+	c.entries[key] = s
+	c.order = append(c.order, key)
+	c.bytes += s.bytes
 	for c.bytes > manifestCacheBytes && len(c.order) > 1 {
 		old := c.order[0]
 		c.order = c.order[1:]
@@ -237,6 +248,28 @@ func (c *manifestCache) series(ctx context.Context, a *Archive, pack place.PackI
 	}
 	return s, nil
 }
+
+// get returns the entry, or what to wait for; neither when the caller is to fill it.
+func (c *manifestCache) get(key seriesKey) (*seriesDescriptions, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries == nil {
+		c.entries, c.filling = map[seriesKey]*seriesDescriptions{}, map[seriesKey]chan struct{}{}
+	}
+	if s := c.entries[key]; s != nil {
+		i := slices.Index(c.order, key)
+		c.order = append(slices.Delete(c.order, i, i+1), key)
+		return s, nil
+	}
+	if busy := c.filling[key]; busy != nil {
+		return nil, busy
+	}
+	c.filling[key] = make(chan struct{})
+	return nil, nil
+}
+
+// errSeriesLong ends the read of a series whose descriptions are too many to keep.
+var errSeriesLong = errors.New("series longer than the cache")
 
 func (a *Archive) readSeries(ctx context.Context, id place.PackID, uid string) (*seriesDescriptions, error) {
 	pack, err := a.openPack(ctx, id)
@@ -248,17 +281,23 @@ func (a *Archive) readSeries(ctx context.Context, id place.PackID, uid string) (
 	if err != nil {
 		return nil, err
 	}
-	out := &seriesDescriptions{of: map[catalog.VersionID][]byte{}}
+	out := &seriesDescriptions{of: map[catalog.VersionID][]byte{}, bytes: descriptionOverhead}
 	for _, s := range manifest.Series {
 		if s.SeriesInstanceUID != uid {
 			continue
 		}
 		err := pack.SeriesHeaders(ctx, s, func(ordinal int, header []byte) error {
+			if out.bytes > manifestCacheBytes {
+				return errSeriesLong
+			}
 			version := catalog.VersionID(manifest.Instances[ordinal].Version)
 			out.of[version] = bytes.Clone(header)
-			out.bytes += len(header) + 64
+			out.bytes += len(header) + descriptionOverhead
 			return nil
 		})
+		if errors.Is(err, errSeriesLong) { // its objects are read one by one
+			return &seriesDescriptions{bytes: descriptionOverhead}, nil
+		}
 		if err != nil {
 			return nil, err
 		}
