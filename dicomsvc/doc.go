@@ -19,5 +19,7 @@
 //   - Whole objects leave with their SHA-256 checked: the last bytes are withheld when it differs.
 //   - Every call carries a Principal; who may do what is decided in policy.go and nowhere else.
 //
-// Front ends never see shards, journals or Raft. Status codes of both protocols are chosen in status.go.
+// Front ends never see shards, journals or Raft. Status codes of both protocols are chosen in status.go, and
+// objects are turned from one native transfer syntax into another in rewrite.go. CONFORMANCE.md states what
+// peers may rely on.
 package dicomsvc

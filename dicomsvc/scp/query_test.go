@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
 	"osteon/dicomsvc/dimse"
 	"osteon/dicomsvc/dul"
@@ -431,6 +432,65 @@ func TestBehaviour31And32FindIsCancelledAndNeverCut(t *testing.T) {
 	}
 	if err := c.Echo(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBehaviour30AnswersOutliveSealing: what is said to be supported is answered and matched alike before and after
+// the study was sealed.
+func TestBehaviour30AnswersOutliveSealing(t *testing.T) {
+	s := start(t)
+	x := samples(t, "mr-epi-001.dcm")[0]
+	s.putBytes(x.data, x.syntax)
+	header, err := dicom.NewScanner(bytes.NewReader(x.data), x.syntax, dicom.Limits{}).Header()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := identifier("IMAGE", dicom.StudyInstanceUID, x.study, dicom.SeriesInstanceUID, header.String(dicom.SeriesInstanceUID))
+	var keys []dicom.Tag
+	for i := range header.Elements {
+		tag := header.Elements[i].Tag
+		if _, returned := dicomsvc.Supports(tag, dicomsvc.LevelImage); returned && id.Get(tag) == nil && tag != dicom.SpecificCharacterSet {
+			id.Set(dicom.Element{Tag: tag, VR: header.Elements[i].VR})
+			keys = append(keys, tag)
+		}
+	}
+	ask := func() *dicom.Dataset {
+		list, status := s.find(dimse.StudyRootFind, id)
+		if len(list) != 1 || status != nil {
+			t.Fatalf("%d answers, %v", len(list), status)
+		}
+		return list[0]
+	}
+	before := ask()
+	for _, tag := range keys {
+		if got, want := before.String(tag), header.String(tag); got != want {
+			t.Errorf("%v: got %q, want %q", tag, got, want)
+		}
+	}
+	if err := s.archive.SealNow(t.Context(), x.study); err != nil {
+		t.Fatal(err)
+	}
+	after := ask()
+	if !bytes.Equal(encode(t, before, explicit), encode(t, after, explicit)) {
+		for _, tag := range keys {
+			if before.String(tag) != after.String(tag) {
+				t.Errorf("%v was answered before sealing, and is not now", tag)
+			}
+		}
+	}
+	for _, tag := range keys {
+		value := before.String(tag)
+		if matched, _ := dicomsvc.Supports(tag, dicomsvc.LevelImage); !matched || value == "" || before.Get(tag).VR == dicom.SQ {
+			continue
+		}
+		other := identifier("IMAGE", dicom.StudyInstanceUID, x.study, dicom.SeriesInstanceUID, header.String(dicom.SeriesInstanceUID))
+		other.Set(*before.Get(tag))
+		if list, _ := s.find(dimse.StudyRootFind, other); len(list) != 1 {
+			t.Errorf("%v does not match its own value", tag)
+		}
+	}
+	if len(keys) < 30 {
+		t.Errorf("%d keys asked for", len(keys))
 	}
 }
 

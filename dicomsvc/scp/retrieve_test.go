@@ -360,7 +360,12 @@ func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 	s.put(large, dicom.ExplicitVRBigEndian)
 	rle := samples(t, "mr-rle.dcm")[0]
 	s.putBytes(rle.data, rle.syntax)
-	for _, only := range []string{explicit, implicit} {
+	for i, only := range []string{explicit, implicit, explicit, implicit} {
+		if i == 2 { // the same again out of a pack
+			if err := s.archive.SealNow(t.Context(), "1.2.9"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		d := &destination{takes: func(_, syntax string) bool { return syntax == only }}
 		s.destinationAt(d)
 		s.check("takes only "+only, s.move(wholeStudy, "DEST", nil), dimse.StatusSuccess, 5, 0, 0)
@@ -638,6 +643,9 @@ func TestComments(t *testing.T) {
 		if got := comment(tt.err); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
 		}
+	}
+	if r := notBegun(fmt.Errorf("too many: %w", dicomsvc.ErrResources)); r.Status != dimse.StatusNoMatches {
+		t.Errorf("too many instances: %04X, want A701", r.Status)
 	}
 }
 
