@@ -363,6 +363,16 @@ func (l *load) firstAck(n *testNode, at time.Time) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// acksAfter counts the acknowledgements of stores begun at n after a moment.
+func (l *load) acksAfter(n *testNode, at time.Time) (count int) {
+	for _, s := range l.since(at) {
+		if s.node == n && s.kind == "store" && s.err == nil && s.start.After(at) {
+			count++
+		}
+	}
+	return count
+}
+
 // canary measures what the machine itself makes everybody wait: a small fsync beside the ring's files and
 // a timer that fires late.
 type canary struct {
