@@ -2,7 +2,6 @@ package erasure
 
 import (
 	"context"
-	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
@@ -11,6 +10,7 @@ import (
 
 	"osteon/erasure/place"
 	"osteon/erasure/shard"
+	"osteon/raft/vault"
 )
 
 // The pack codec.
@@ -114,21 +114,13 @@ type sealer struct {
 	aad   [aadBytes]byte
 }
 
-func newSealer(id packID, key PackKey) (*sealer, error) {
-	block, err := aes.NewCipher(key[:])
-	if err != nil {
-		return nil, err
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	s := &sealer{aead: aead}
+func newSealer(id packID, key PackKey) *sealer {
+	s := &sealer{aead: vault.NewAEAD((*vault.Key)(&key))}
 	n := copy(s.aad[:], aadLabel)
 	n += copy(s.aad[n:], id.Ring[:])
 	n += copy(s.aad[n:], id.Pack[:])
 	copy(s.aad[n:], id.Encode[:])
-	return s, nil
+	return s
 }
 
 // bind sets nonce and AAD for a chunk.

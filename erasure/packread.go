@@ -220,10 +220,7 @@ func (r *PackReader) stream(ctx context.Context, off, n int64, emit func([]byte)
 
 // streamRegion emits [off, off+n) of a region: n > 0 bytes that it has.
 func (r *PackReader) streamRegion(ctx context.Context, g region, off, n int64, emit func([]byte) error) error {
-	s, err := newSealer(r.id, r.spec.Keys[g.section])
-	if err != nil {
-		return err
-	}
+	s := newSealer(r.id, r.spec.Keys[g.section])
 	first, last := off/chunkBytes, (off+n-1)/chunkBytes
 	const sealedBytes = chunkBytes + tagBytes
 	from := g.cipher + first*sealedBytes

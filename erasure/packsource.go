@@ -117,11 +117,7 @@ func (w *PackWriter) endRegion(kind regionKind) error {
 // seal encrypts a chunk into the stripe, in place where it fits.
 func (w *PackWriter) seal(plain []byte, last bool) error {
 	if w.sealer == nil {
-		s, err := newSealer(w.id, w.e.spec.Keys[w.section()])
-		if err != nil {
-			return err
-		}
-		w.sealer = s
+		w.sealer = newSealer(w.id, w.e.spec.Keys[w.section()])
 	}
 	if err := w.room(); err != nil {
 		return err

@@ -97,7 +97,7 @@ func (f *cryptFile) encryptTo(stream cipher.Stream, p []byte, write func([]byte)
 func streamAt(block cipher.Block, pos int64) cipher.Stream {
 	var counter, skipped [aes.BlockSize]byte
 	binary.BigEndian.PutUint64(counter[8:], uint64(pos)/aes.BlockSize)
-	stream := cipher.NewCTR(block, counter[:])
+	stream := newCTR(block, counter)
 	if skip := pos % aes.BlockSize; skip > 0 {
 		stream.XORKeyStream(skipped[:skip], skipped[:skip])
 	}

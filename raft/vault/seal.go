@@ -51,11 +51,7 @@ func saltedAEAD(key *Key, salt []byte) cipher.AEAD {
 
 // NewAEAD returns AES-256-GCM under key. The caller owns the uniqueness of nonces.
 func NewAEAD(key *Key) cipher.AEAD {
-	aead, err := cipher.NewGCM(newBlock(key))
-	if err != nil {
-		panic(fmt.Sprintf("vault: AES-GCM: %v", err)) // cannot happen: the block size is AES's
-	}
-	return aead
+	return newGCM(newBlock(key))
 }
 
 func newBlock(key *Key) cipher.Block {
