@@ -75,6 +75,27 @@ type testRing struct {
 	stdin   io.WriteCloser
 	events  chan devEvent
 	earlier []devEvent // taken from events while waiting for others
+	said    output     // standard output and error of the process
+}
+
+// output keeps what a process says, which may be read while it speaks.
+type output struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text = append(o.text, p...)
+	return len(p), nil
+}
+
+// bytes returns a copy of what was said so far.
+func (o *output) bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.text)
 }
 
 type testNode struct {
@@ -109,8 +130,7 @@ func startRingOf(t testing.TB, program, dir string, sites, nodes int, flags ...s
 	args := append([]string{"dev", "--json", "--dir", dir, "--sites", fmt.Sprint(sites), "--nodes", fmt.Sprint(nodes)}, flags...)
 	r.process = exec.Command(program, args...)
 	r.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var stderr bytes.Buffer
-	r.process.Stderr = &stderr
+	r.process.Stderr = &r.said
 	stdout, err := r.process.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +142,7 @@ func startRingOf(t testing.TB, program, dir string, sites, nodes int, flags ...s
 		t.Fatal(err)
 	}
 	t.Cleanup(r.stop)
-	lines := bufio.NewScanner(stdout)
+	lines := bufio.NewScanner(io.TeeReader(stdout, &r.said))
 	lines.Buffer(nil, 1<<20)
 	first := make(chan string, 1)
 	go func() { // ends when the process closes its standard output
@@ -141,7 +161,7 @@ func startRingOf(t testing.TB, program, dir string, sites, nodes int, flags ...s
 	select {
 	case line, ok := <-first:
 		if !ok {
-			t.Fatalf("osteon dev ended before it was ready: %s\n%s", stderr.String(), r.logs())
+			t.Fatalf("osteon dev ended before it was ready: %s\n%s", r.said.bytes(), r.logs())
 		}
 		var ready struct{ Nodes []*testNode }
 		if err := json.Unmarshal([]byte(line), &ready); err != nil {
