@@ -63,6 +63,8 @@ type Globals struct {
 }
 
 func main() {
+	// Whatever a node makes, databases and sockets too, is its owner's alone from the first moment.
+	syscall.Umask(0o077)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
