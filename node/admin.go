@@ -46,6 +46,9 @@ func (n *Node) adminHandler() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/studies/{uid}/export", n.adminExport)
 	mux.HandleFunc("POST /v1/tokens", answer(n.adminToken))
+	mux.HandleFunc("POST /v1/snapshot", answer(func(r *http.Request) (any, error) {
+		return struct{}{}, n.ring.Snapshot(r.Context())
+	}))
 	n.healthRoutes(mux)
 	debugRoutes(mux)
 	return mux
@@ -351,6 +354,12 @@ func (a *Admin) Seal(ctx context.Context, uid string) error {
 // CreateToken issues a join token for site, or for any when empty.
 func (a *Admin) CreateToken(ctx context.Context, site place.SiteID, valid time.Duration) (t TokenResult, err error) {
 	return t, a.call(ctx, "POST", "/v1/tokens", map[string]any{"site": site, "valid": Duration(valid)}, &t)
+}
+
+// Snapshot makes the node take a Raft snapshot now, as before a backup.
+func (a *Admin) Snapshot(ctx context.Context) error {
+	var none struct{}
+	return a.call(ctx, "POST", "/v1/snapshot", nil, &none)
 }
 
 // Export returns a tar stream of a study's Part 10 files; the caller closes it. It breaks off with an
