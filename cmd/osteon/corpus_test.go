@@ -98,6 +98,7 @@ func TestCorpus(t *testing.T) {
 		w.store(s, func(f *corpusFile) bool { return f.outcome == "kept" })
 	})
 	c.compareListing(files)
+	c.stage("offer what was refused by STOW-RS", (*corpusWorker).stowRefused)
 	if t.Failed() {
 		return
 	}
@@ -533,6 +534,34 @@ func (c *corpusRun) checkKept(when string) {
 	}
 }
 
+// stowRefused offers the files that C-STORE refused by STOW-RS, as they are: refused too.
+func (w *corpusWorker) stowRefused(s *corpusStudy) {
+	for _, f := range s.files {
+		if f.outcome != "refused" {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(corpusDir, f.path))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		var body bytes.Buffer
+		parts := multipart.NewWriter(&body)
+		part, _ := parts.CreatePart(map[string][]string{"Content-Type": {"application/dicom"}})
+		part.Write(raw)
+		parts.Close()
+		url := "http://" + w.r.nodes[s.home].HTTP + "/dicom-web/studies"
+		response, err := http.Post(url, `multipart/related; type="application/dicom"; boundary=`+parts.Boundary(), &body)
+		if err != nil {
+			w.t.Errorf("%s: STOW-RS: %v", f.path, err)
+			continue
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusConflict && response.StatusCode != http.StatusBadRequest {
+			w.t.Errorf("%s: STOW-RS answers %s", f.path, response.Status)
+		}
+	}
+}
+
 // check finds and retrieves everything of a study that is served, at nodes of other sites than its home, in
 // every way.
 func (w *corpusWorker) check(s *corpusStudy) {
@@ -708,7 +737,12 @@ func (w *corpusWorker) moveToStorescp(n *testNode, s *corpusStudy, want []*corpu
 }
 
 func (w *corpusWorker) wado(n *testNode, s *corpusStudy, _ []*corpusFile) (map[string]received, error) {
-	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, "http://"+n.HTTP+"/dicom-web/studies/"+s.uid, nil)
+	return wadoStudy(w.ctx, n, s.uid)
+}
+
+// wadoStudy retrieves a study as it is stored.
+func wadoStudy(ctx context.Context, n *testNode, uid string) (map[string]received, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.HTTP+"/dicom-web/studies/"+uid, nil)
 	if err != nil {
 		return nil, err
 	}

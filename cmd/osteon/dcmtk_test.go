@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,4 +136,170 @@ func serveStorage(t *testing.T, h dimse.Handler) string {
 		<-ended
 	})
 	return l.Addr().String()
+}
+
+// dcmtkRun runs a program of DCMTK and returns what it printed.
+func dcmtkRun(t *testing.T, env []string, program string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), ringPatience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, dcmtkPath(t, program), args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// target is the node's address as DCMTK's programs take it.
+func (n *testNode) target() []string {
+	host, port, _ := net.SplitHostPort(n.DIMSE)
+	return []string{"-aec", n.AET, host, port}
+}
+
+// dcmtkProposals are the options that make storescu propose a syntax.
+var dcmtkProposals = map[string]string{
+	dicom.ImplicitVRLittleEndian: "-xi", dicom.ExplicitVRLittleEndian: "-xe", dicom.ExplicitVRBigEndian: "-xb",
+	dicom.DeflatedExplicitVRLittleEndian: "-xd", dicom.JPEGBaseline8Bit: "-xy", dicom.JPEGExtended12Bit: "-xx",
+	dicom.JPEGLosslessSV1: "-xs", dicom.JPEGLSLossless: "-xt", dicom.JPEGLSNearLossless: "-xu",
+	dicom.JPEG2000Lossless: "-xv", dicom.JPEG2000: "-xw", dicom.RLELossless: "-xr",
+}
+
+// TestDCMTK works a ring with DCMTK's programs: what storescu sends to one node, with Nagle's algorithm and
+// without, findscu finds at a second and movescu and getscu retrieve from a third, as WADO-RS gives it.
+func TestDCMTK(t *testing.T) {
+	peer := startStorescp(t, "STORESCP")
+	r := startRing(t, 3, 1, "--seal-quiet", "1h", "--ae", peer.title+"="+peer.address)
+	in, find, out := r.nodes[0], r.nodes[1], r.nodes[2]
+	for _, n := range r.nodes {
+		dcmtkRun(t, nil, "echoscu", n.target()...)
+	}
+	samples, err := readSamples("../../testdata/samples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent []sample
+	for _, s := range samples {
+		proposal, ok := dcmtkProposals[s.syntax]
+		if !ok { // DCMTK 3.6 does not know it
+			continue
+		}
+		args := append([]string{"-R", proposal}, append(in.target(), s.path)...)
+		dcmtkRun(t, []string{"TCP_NODELAY=1"}, "storescu", args...)
+		dcmtkRun(t, nil, "storescu", args...) // the same again: nothing new
+		sent = append(sent, s)
+	}
+	if len(sent) < len(samples)-5 {
+		t.Errorf("storescu can send %d of %d samples only", len(sent), len(samples))
+	}
+	for uid, instances := range byStudy(sent) {
+		r.eventually("the study of "+instances[0].path+" found by findscu", func() bool {
+			args := append([]string{"-v", "-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=" + uid,
+				"-k", "NumberOfStudyRelatedInstances", "-k", "PatientName"}, find.target()...)
+			answer := dcmtkRun(t, nil, "findscu", args...)
+			return strings.Count(answer, "Pending") == 1 && strings.Contains(answer, "IS ["+strconv.Itoa(len(instances)))
+		})
+		r.awaitApplied(find, out)
+		checkDCMTKRetrieval(t, out, peer, uid, instances)
+	}
+}
+
+// checkDCMTKRetrieval moves and gets a study and compares what came with WADO-RS's answer.
+func checkDCMTKRetrieval(t *testing.T, n *testNode, peer *storescp, uid string, instances []sample) {
+	t.Helper()
+	want, err := wadoStudy(context.Background(), n, uid)
+	if err != nil || len(want) != len(instances) {
+		t.Fatalf("WADO-RS gives %d of %d instances: %v", len(want), len(instances), err)
+	}
+	keys := []string{"-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID=" + uid}
+	dcmtkRun(t, nil, "movescu", append(append(keys[:len(keys):len(keys)], "-aem", peer.title), n.target()...)...)
+	moved, err := peer.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareReceived(t, "movescu, study of "+instances[0].path, moved, want)
+	native := map[string]received{} // getscu proposes uncompressed syntaxes
+	for uid, in := range want {
+		if syntax, ok := dicom.LookupSyntax(in.syntax); ok && !syntax.Encapsulated && !syntax.Deflated {
+			native[uid] = in
+		}
+	}
+	if len(native) < len(want) {
+		return
+	}
+	dir := t.TempDir()
+	prefer := "+xe"
+	for _, in := range native { // the instances of a sample study are in one syntax
+		if in.syntax == dicom.ExplicitVRBigEndian {
+			prefer = "+xb"
+		}
+	}
+	dcmtkRun(t, nil, "getscu", append(append(keys[:len(keys):len(keys)], "+B", prefer, "-od", dir), n.target()...)...)
+	got, err := (&storescp{dir: dir}).take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareReceived(t, "getscu, study of "+instances[0].path, got, native)
+}
+
+// compareReceived wants the same bytes, or where a program asked for another syntax the same values.
+func compareReceived(t *testing.T, what string, got, want map[string]received) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%s: %d instances, want %d", what, len(got), len(want))
+	}
+	for uid, in := range want {
+		g := got[uid]
+		equal := bytes.Equal(g.data, in.data)
+		if g.syntax != in.syntax {
+			equal = bytes.Equal(explicitBytes(t, g), explicitBytes(t, in))
+		}
+		if !equal {
+			t.Errorf("%s: %d bytes in %s differ from %d in %s", what, len(g.data), g.syntax, len(in.data), in.syntax)
+		}
+	}
+}
+
+// explicitBytes is a native data set in Explicit VR Little Endian.
+func explicitBytes(t *testing.T, in received) []byte {
+	t.Helper()
+	d, err := dicom.Decode(in.data, in.syntax, dicom.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := d.EncodeCharset(nil, dicom.ExplicitVRLittleEndian, d.Charset())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A sender that leaves Nagle's algorithm on waits for our acknowledgement in every C-STORE. It must not
+// wait for the kernel's delayed one, 40 ms and more.
+func TestDCMTKWithNagle(t *testing.T) {
+	const count, delayed = 40, 40 * time.Millisecond
+	r := startRing(t, 1, 1)
+	dir := t.TempDir()
+	for i := range count {
+		in := noiseInstance(1, 1, i+1, 64<<10, 1)
+		file := dicom.AppendMeta(nil, in.class, in.uid, in.syntax, "2.25.1", "", "")
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)+".dcm"), append(file, in.data...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func(env ...string) time.Duration {
+		began := time.Now()
+		dcmtkRun(t, env, "storescu", append([]string{"-R", "+sd"}, append(r.nodes[0].target(), dir)...)...)
+		return time.Since(began)
+	}
+	var with, without time.Duration
+	for range 3 { // a busy machine may slow one of them
+		without, with = send("TCP_NODELAY=1"), send()
+		t.Logf("%d instances: %s with TCP_NODELAY, %s with Nagle's algorithm", count, without, with)
+		if with < without+count*delayed/2 {
+			return
+		}
+	}
+	t.Errorf("%d instances take %s with Nagle's algorithm, %s without", count, with, without)
 }
