@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -194,6 +195,9 @@ func (k *killRound) seal() <-chan struct{} {
 		ctx, cancel := context.WithTimeout(context.Background(), ringPatience)
 		defer cancel()
 		err := by.admin().Seal(ctx, k.study(0))
+		for errors.Is(err, node.ErrNotFound) && k.sealing == sealBefore && k.load.pause(20*time.Millisecond) {
+			err = by.admin().Seal(ctx, k.study(0)) // nothing of it has come there yet
+		}
 		if err != nil && slices.Contains(k.alive, by) && k.sealing == sealBefore {
 			k.t.Errorf("seal at %s: %v", by.ID, err)
 		}
