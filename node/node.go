@@ -167,12 +167,14 @@ func (n *Node) Serve(ctx context.Context) error {
 	n.servers.shutdown(drainTimeout)
 	n.archive.Drain()
 	n.handOver(ctx) // it may have been elected again
-	closing, cancelClosing := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancelClosing()
 	n.stopGossip()
 	cancel()
 	n.wait.Wait()
-	return errors.Join(err, n.archive.Close(), n.core.close(closing))
+	err = errors.Join(err, n.archive.Close())
+	// The time to close begins now: what came before had limits of its own.
+	closing, cancelClosing := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancelClosing()
+	return errors.Join(err, n.core.close(closing))
 }
 
 // handOver makes another voter lead, if this node does.
