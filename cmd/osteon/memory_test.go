@@ -337,6 +337,7 @@ func TestMemoryStaysBounded(t *testing.T) {
 		}
 		for _, n := range r.nodes {
 			if !slices.Contains(report.Versions[0].Holders, n.ID) {
+				r.awaitStudy(n, big.study) // holders know it before the catalog does
 				return n
 			}
 		}
