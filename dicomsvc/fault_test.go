@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -153,5 +154,38 @@ func TestRefusedCopyIsOffered(t *testing.T) {
 	c.settled()
 	if l, err := c.nodes[0].located("1.2.3.1.1"); err != nil || l.Spooled || len(l.Holders) != 2 {
 		t.Errorf("after it was sent again: spooled %v at %d, %v", l.Spooled, len(l.Holders), err)
+	}
+}
+
+// Close does not wait for a sender in the middle of an object, and nothing of it is left behind.
+func TestCloseInTheMiddleOfAnObject(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a", "b"}, nil)
+	b := object(t, "1.2.3", "1.2.3.1", "1.2.3.1.1", 2_000_000, "P1")
+	r, w := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.nodes[0].archive.Put(context.Background(), dicomsvc.PutRequest{
+			Principal: anyone, TransferSyntaxUID: dicom.ExplicitVRLittleEndian, Body: r,
+		})
+		r.Close() // what is still sent finds nobody
+		ended <- err
+	}()
+	if _, err := w.Write(b[:1_000_000]); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	c.nodes[0].shut()
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("close took %v", took)
+	}
+	w.Write(b[1_000_000:])
+	w.Close()
+	if err := <-ended; err == nil {
+		t.Error("an object was acknowledged by a closed archive")
+	}
+	c.nodes[0].start()
+	if n := c.nodes[0].archive.Store().Journal().Stats().Objects + c.nodes[1].archive.Store().Journal().Stats().Objects; n != 0 {
+		t.Errorf("%d journal records of an object that never ended", n)
 	}
 }

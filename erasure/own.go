@@ -161,26 +161,10 @@ func (o *ownCopy) leave(cause error) error {
 	return <-o.result
 }
 
+// run does the orders until the queue is closed or the store is.
 func (o *ownCopy) run() {
 	defer o.store.running.Done()
-	var committed *ownOrder
-	var err error
-	for order := range o.queue {
-		if order.data == nil {
-			if err == nil {
-				err = o.writer.Commit(order.ctx, order.key, order.note)
-				committed = &order
-			}
-			continue
-		}
-		if err == nil {
-			if _, err = o.writer.Write(order.data); err != nil {
-				o.err = err
-				close(o.broken)
-			}
-		}
-		o.store.chunks.put(order.data)
-	}
+	committed, err := o.work()
 	o.writer.Abort()
 	if o.state.CompareAndSwap(ownRunning, ownEnded) {
 		o.result <- err
@@ -192,6 +176,43 @@ func (o *ownCopy) run() {
 	if committed != nil && err == nil {
 		o.store.cfg.Held(committed.key, committed.note, o.store.cfg.Self)
 	}
+}
+
+// work returns the order of the commit, when there was one, and the first error.
+func (o *ownCopy) work() (committed *ownOrder, err error) {
+	for {
+		var order ownOrder
+		var more bool
+		select {
+		case order, more = <-o.queue:
+		case <-o.store.ctx.Done():
+			if err == nil {
+				err = o.refuse(journal.ErrClosed)
+			}
+			return nil, err
+		}
+		switch {
+		case !more:
+			return committed, err
+		case order.data == nil && err == nil:
+			err = o.writer.Commit(order.ctx, order.key, order.note)
+			committed = &order
+		case err == nil:
+			if _, werr := o.writer.Write(order.data); werr != nil {
+				err = o.refuse(werr)
+			}
+		}
+		if order.data != nil {
+			o.store.chunks.put(order.data)
+		}
+	}
+}
+
+// refuse makes later orders fail with err.
+func (o *ownCopy) refuse(err error) error {
+	o.err = err
+	close(o.broken)
+	return err
 }
 
 // Ready returns nil while this node can take instances, else what keeps it: ErrStalled while its disk does
