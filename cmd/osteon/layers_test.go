@@ -55,7 +55,7 @@ var gates = map[string][]string{
 	"github.com/cockroachdb/pebble/v2":       {"raft/ring", "raft/local", "raft/catalog"},
 	"github.com/prometheus/client_golang":    {"node"},
 	"github.com/alecthomas/kong":             {"cmd/osteon"},
-	"go.yaml.in/yaml/v3":                     {"cmd/osteon"},
+	"go.yaml.in/yaml/v3":                     {"cmd/osteon", "node"},
 	"github.com/hashicorp/go-hclog":          {"raft/ring"},
 	"golang.org/x/text/encoding":             {"dicomsvc/dicom"},
 	"github.com/cockroachdb/pebble/v2/vfs":   nil, // the file system seam: anywhere
