@@ -129,7 +129,7 @@ func startRingOf(t testing.TB, program, dir string, sites, nodes int, flags ...s
 	r := &testRing{t: t, dir: dir, events: make(chan devEvent, 1024)}
 	args := append([]string{"dev", "--json", "--dir", dir, "--sites", fmt.Sprint(sites), "--nodes", fmt.Sprint(nodes)}, flags...)
 	r.process = exec.Command(program, args...)
-	r.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	r.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM} // no ring outlives its test process
 	r.process.Stderr = &r.said
 	stdout, err := r.process.StdoutPipe()
 	if err != nil {
