@@ -13,7 +13,9 @@ import (
 	"osteon/dicomsvc/dicom"
 	"osteon/erasure"
 	"osteon/erasure/journal"
+	"osteon/erasure/place"
 	"osteon/raft/catalog"
+	"osteon/raft/vault"
 )
 
 type tagValue struct {
@@ -297,4 +299,33 @@ func readError(err error) error {
 	default:
 		return err
 	}
+}
+
+// openPack opens a sealed pack for reading.
+func (a *Archive) openPack(ctx context.Context, id place.PackID) (*erasure.SealedPack, error) {
+	p, err := a.catalog.Pack(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("look up pack %s: %w", id, err)
+	}
+	ref, err := a.packRef(p)
+	if err != nil {
+		return nil, err
+	}
+	pack, err := a.store.OpenSealed(ctx, ref)
+	if err != nil {
+		return nil, readError(err)
+	}
+	return pack, nil
+}
+
+func (a *Archive) packRef(p *catalog.Pack) (erasure.PackRef, error) {
+	key, err := a.cfg.Vault.Unwrap(vault.WrappedKey(p.WrappedKey), packKeyAAD(a.cfg.Ring, p.ID, p.Encode))
+	if err != nil {
+		return erasure.PackRef{}, fmt.Errorf("unwrap the key of pack %s: %w", p.ID, err)
+	}
+	return erasure.PackRef{
+		Pack: p.ID, Encode: p.Encode, Geometry: p.Geometry, Placement: p.Placement, Generation: p.Generation,
+		CellBytes: p.CellBytes, BlockBytes: p.BlockBytes, StreamBytes: p.StreamBytes, PlainBytes: p.PlainBytes,
+		ManifestOffset: p.ManifestOffset, ManifestSize: p.ManifestSize, Key: key,
+	}, nil
 }

@@ -3,14 +3,11 @@ package dicomsvc
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
-	"osteon/dicomsvc/dicom"
 	"osteon/erasure"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
@@ -400,75 +397,6 @@ func (t *attempt) unreadable(ctx context.Context, v catalog.VersionID, err error
 	return &unreadableError{v, err}
 }
 
-// copyDescribed copies a whole object to w, proves its digest, and describes it on the way. An object
-// that cannot be described is copied all the same: its bytes are what was acknowledged.
-func copyDescribed(w io.Writer, o *Object) ([]byte, error) {
-	pass := &sealCopy{from: &ranged{o: o, n: o.Size()}, to: w, hash: sha256.New()}
-	scanner := dicom.NewScanner(pass, o.instance.TransferSyntaxUID, dicom.Limits{})
-	_, scanErr := scanner.Header()
-	at := scanner.Offset()
-	pass.until = at + pixelHeadBytes
-	if scanErr == nil {
-		scanErr = scanner.Rest()
-	}
-	if _, err := io.Copy(io.Discard, readerOnly{pass}); err != nil {
-		return nil, err
-	}
-	var digest [sha256.Size]byte
-	pass.hash.Sum(digest[:0])
-	if digest != o.instance.Digest || pass.size != o.Size() {
-		return nil, fmt.Errorf("%w: SHA-256 differs from the one recorded at arrival", ErrCorrupt)
-	}
-	if scanErr != nil {
-		return nil, nil
-	}
-	deflated := scanner.Syntax().Deflated
-	head := pass.kept[:min(at+pixelHeadBytes, int64(len(pass.kept)))]
-	if deflated {
-		inflated, err := io.ReadAll(io.LimitReader(o.Section(0, at+pixelHeadBytes), at+pixelHeadBytes))
-		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, nil
-		}
-		head = inflated
-	}
-	blob, err := appendDescription(head, deflated, scanner.Frames())
-	if err != nil {
-		return nil, nil
-	}
-	return blob, nil
-}
-
-type readerOnly struct{ io.Reader }
-
-// sealCopy passes an object through: what is read of it goes to the pack and the hash, and its beginning
-// is kept until the header has been scanned.
-type sealCopy struct {
-	from *ranged
-	to   io.Writer
-	hash interface {
-		io.Writer
-		Sum([]byte) []byte
-	}
-	kept  []byte
-	until int64 // how much to keep; 0 while that is not known
-	size  int64
-}
-
-func (c *sealCopy) Read(p []byte) (int, error) {
-	n, err := c.from.Read(p)
-	if n > 0 {
-		c.hash.Write(p[:n])
-		c.size += int64(n)
-		if c.until == 0 || int64(len(c.kept)) < c.until {
-			c.kept = append(c.kept, p[:n]...)
-		}
-		if _, werr := c.to.Write(p[:n]); werr != nil {
-			return 0, werr
-		}
-	}
-	return n, err
-}
-
 // finish records the pack in the catalog.
 func (t *attempt) finish(ctx context.Context, info erasure.PackInfo) error {
 	seal := catalog.Seal{
@@ -497,131 +425,4 @@ func (t *attempt) abort(cause error) error {
 		return fmt.Errorf("abort encode %s: %w", t.encode, err)
 	}
 	return nil
-}
-
-// openPack opens a sealed pack for reading.
-func (a *Archive) openPack(ctx context.Context, id place.PackID) (*erasure.SealedPack, error) {
-	p, err := a.catalog.Pack(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("look up pack %s: %w", id, err)
-	}
-	ref, err := a.packRef(p)
-	if err != nil {
-		return nil, err
-	}
-	pack, err := a.store.OpenSealed(ctx, ref)
-	if err != nil {
-		return nil, readError(err)
-	}
-	return pack, nil
-}
-
-func (a *Archive) packRef(p *catalog.Pack) (erasure.PackRef, error) {
-	key, err := a.cfg.Vault.Unwrap(vault.WrappedKey(p.WrappedKey), packKeyAAD(a.cfg.Ring, p.ID, p.Encode))
-	if err != nil {
-		return erasure.PackRef{}, fmt.Errorf("unwrap the key of pack %s: %w", p.ID, err)
-	}
-	return erasure.PackRef{
-		Pack: p.ID, Encode: p.Encode, Geometry: p.Geometry, Placement: p.Placement, Generation: p.Generation,
-		CellBytes: p.CellBytes, BlockBytes: p.BlockBytes, StreamBytes: p.StreamBytes, PlainBytes: p.PlainBytes,
-		ManifestOffset: p.ManifestOffset, ManifestSize: p.ManifestSize, Key: key,
-	}, nil
-}
-
-// releaseLoop frees journal records whose versions an applied Seal lists, collects the shards of encodes
-// that the catalog calls aborted or superseded, and mends what is damaged in the journal.
-func (a *Archive) releaseLoop(ctx context.Context) {
-	tick := time.NewTicker(releaseTick)
-	defer tick.Stop()
-	var seen uint64
-	m := mending{archive: a, compareAt: a.cfg.Now().Add(mendCompareFirst)}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		a.expireOverlay()
-		m.run(ctx)
-		applied := a.catalog.Applied()
-		if applied == seen {
-			continue
-		}
-		seen = applied
-		if err := a.release(ctx); err != nil && ctx.Err() == nil {
-			a.cfg.Log.Error("release journal records", "err", err)
-		}
-		if err := a.collectEncodes(ctx); err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("collect dead encodes", "err", err)
-		}
-	}
-}
-
-// release marks the journal records of what was sealed since the last time as evictable and evicts.
-func (a *Archive) release(ctx context.Context) error {
-	j := a.store.Journal()
-	for {
-		versions, last, err := a.catalog.SealedAfter(ctx, a.released, releasePacksMax)
-		if err != nil {
-			return errors.Join(err, j.Evict())
-		}
-		for _, v := range versions {
-			j.Release(journal.Key(v))
-		}
-		if last == a.released {
-			return j.Evict()
-		}
-		a.released = last
-	}
-}
-
-// collectEncodes removes this node's shards of dead encodes and says so; the ring's leader also aborts
-// encodes whose sealer went away.
-func (a *Archive) collectEncodes(ctx context.Context) error {
-	encodes, err := a.catalog.Encodes(ctx)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range encodes {
-		switch e.State {
-		case catalog.EncodeAborted, catalog.EncodeSuperseded:
-			errs = append(errs, a.forgetEncode(ctx, e))
-		case catalog.EncodeBegun:
-			errs = append(errs, a.abortStale(ctx, e))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (a *Archive) forgetEncode(ctx context.Context, e catalog.EncodeRecord) error {
-	var mine []int
-	for i, slot := range e.Placement {
-		if slot.Node == a.cfg.Self {
-			mine = append(mine, i)
-		}
-	}
-	if len(mine) == 0 || holds(e.Forgotten, a.cfg.Self) {
-		return nil
-	}
-	if err := a.store.RemoveShards(e.Pack, e.Encode, mine); err != nil {
-		return err
-	}
-	return a.propose(ctx, catalog.ForgetEncode{Encode: e.Encode, Node: a.cfg.Self})
-}
-
-func (a *Archive) abortStale(ctx context.Context, e catalog.EncodeRecord) error {
-	if a.cfg.Leads == nil || !a.cfg.Leads() || a.cfg.Now().Sub(e.BegunAt) < staleEncode {
-		return nil
-	}
-	for _, n := range a.cfg.Topology() {
-		if n.ID == e.Sealer && n.Live && a.cfg.Now().Sub(e.BegunAt) < 2*sealTimeout {
-			return nil
-		}
-	}
-	err := a.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: "its sealer is gone"})
-	if errors.Is(err, catalog.ErrRaced) {
-		return nil
-	}
-	return err
 }

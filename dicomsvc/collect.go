@@ -1,0 +1,108 @@
+package dicomsvc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"osteon/erasure/journal"
+	"osteon/raft/catalog"
+)
+
+// releaseLoop frees journal records whose versions an applied Seal lists, collects the shards of encodes
+// that the catalog calls aborted or superseded, and mends what is damaged in the journal.
+func (a *Archive) releaseLoop(ctx context.Context) {
+	tick := time.NewTicker(releaseTick)
+	defer tick.Stop()
+	var seen uint64
+	m := mending{archive: a, compareAt: a.cfg.Now().Add(mendCompareFirst)}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		a.expireOverlay()
+		m.run(ctx)
+		applied := a.catalog.Applied()
+		if applied == seen {
+			continue
+		}
+		seen = applied
+		if err := a.release(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Error("release journal records", "err", err)
+		}
+		if err := a.collectEncodes(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("collect dead encodes", "err", err)
+		}
+	}
+}
+
+// release marks the journal records of what was sealed since the last time as evictable and evicts.
+func (a *Archive) release(ctx context.Context) error {
+	j := a.store.Journal()
+	for {
+		versions, last, err := a.catalog.SealedAfter(ctx, a.released, releasePacksMax)
+		if err != nil {
+			return errors.Join(err, j.Evict())
+		}
+		for _, v := range versions {
+			j.Release(journal.Key(v))
+		}
+		if last == a.released {
+			return j.Evict()
+		}
+		a.released = last
+	}
+}
+
+// collectEncodes removes this node's shards of dead encodes and says so; the ring's leader also aborts
+// encodes whose sealer went away.
+func (a *Archive) collectEncodes(ctx context.Context) error {
+	encodes, err := a.catalog.Encodes(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range encodes {
+		switch e.State {
+		case catalog.EncodeAborted, catalog.EncodeSuperseded:
+			errs = append(errs, a.forgetEncode(ctx, e))
+		case catalog.EncodeBegun:
+			errs = append(errs, a.abortStale(ctx, e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Archive) forgetEncode(ctx context.Context, e catalog.EncodeRecord) error {
+	var mine []int
+	for i, slot := range e.Placement {
+		if slot.Node == a.cfg.Self {
+			mine = append(mine, i)
+		}
+	}
+	if len(mine) == 0 || holds(e.Forgotten, a.cfg.Self) {
+		return nil
+	}
+	if err := a.store.RemoveShards(e.Pack, e.Encode, mine); err != nil {
+		return err
+	}
+	return a.propose(ctx, catalog.ForgetEncode{Encode: e.Encode, Node: a.cfg.Self})
+}
+
+func (a *Archive) abortStale(ctx context.Context, e catalog.EncodeRecord) error {
+	if a.cfg.Leads == nil || !a.cfg.Leads() || a.cfg.Now().Sub(e.BegunAt) < staleEncode {
+		return nil
+	}
+	for _, n := range a.cfg.Topology() {
+		if n.ID == e.Sealer && n.Live && a.cfg.Now().Sub(e.BegunAt) < 2*sealTimeout {
+			return nil
+		}
+	}
+	err := a.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: "its sealer is gone"})
+	if errors.Is(err, catalog.ErrRaced) {
+		return nil
+	}
+	return err
+}
