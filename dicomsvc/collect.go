@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"osteon/erasure/journal"
+	"osteon/erasure/place"
 	"osteon/raft/catalog"
 )
 
@@ -46,14 +47,71 @@ func (a *Archive) release(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, j.Evict())
 		}
-		for _, v := range versions {
-			j.Release(journal.Key(v))
+		if err := a.releaseSealed(ctx, versions); err != nil {
+			return errors.Join(err, j.Evict())
 		}
 		if last == a.released {
 			return j.Evict()
 		}
 		a.released = last
 	}
+}
+
+// releaseSealed marks the records of sealed versions that this node holds as evictable, apart from those
+// that still add to what their pack survives.
+func (a *Archive) releaseSealed(ctx context.Context, versions []catalog.VersionID) error {
+	replaced := map[place.PackID]bool{}
+	for _, v := range versions {
+		if _, held := a.store.Journal().Stat(journal.Key(v)); !held {
+			continue
+		}
+		l, err := a.catalog.Find(ctx, v)
+		if isNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		free, known := replaced[l.Pack]
+		if !known {
+			if free, err = a.replaces(ctx, l.Pack); err != nil {
+				return err
+			}
+			replaced[l.Pack] = free
+		}
+		if free {
+			a.store.Journal().Release(journal.Key(v))
+		}
+	}
+	return nil
+}
+
+// replaces reports whether a pack makes the journal copies of its versions here superfluous: it survives
+// the loss of any site, or this site can read it alone, or the ring has no other site. A pack that was sealed
+// while sites were out of reach may do none of that: the copy of a site that comes back is then what
+// survives the others, and stays until the pack is sealed again.
+func (a *Archive) replaces(ctx context.Context, id place.PackID) (bool, error) {
+	p, err := a.catalog.Pack(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	own := place.SiteID("")
+	sites := map[place.SiteID]bool{}
+	for _, n := range a.cfg.Topology() {
+		if n.Data {
+			sites[n.Site] = true
+		}
+		if n.ID == a.cfg.Self {
+			own = n.Site
+		}
+	}
+	here := 0
+	for _, slot := range p.Placement {
+		if slot.Site == own {
+			here++
+		}
+	}
+	return len(sites) < 2 || here >= p.Geometry.K || place.Survives(p.Geometry, p.Placement, nil).Meets(place.SurviveSite), nil
 }
 
 // collectEncodes removes this node's shards of dead encodes and says so; the ring's leader also aborts

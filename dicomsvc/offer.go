@@ -299,7 +299,9 @@ func (a *Archive) replay() (err error) {
 		l, err := a.catalog.Find(context.Background(), v)
 		switch {
 		case err == nil && l.State == catalog.VersionSealed:
-			a.store.Journal().Release(info.Key)
+			if err := a.releaseSealed(context.Background(), []catalog.VersionID{v}); err != nil {
+				a.cfg.Log.Error("look up the pack of a journalled object", "err", err)
+			}
 			continue
 		case err == nil && holds(l.Holders, a.cfg.Self):
 			continue
@@ -456,8 +458,7 @@ func (a *Archive) wanting(ctx context.Context, v catalog.VersionID) (*catalog.Ad
 	case err != nil:
 		return nil, err
 	case l.State == catalog.VersionSealed:
-		a.store.Journal().Release(journal.Key(v)) // sent again after it was sealed
-		return nil, nil
+		return nil, a.releaseSealed(ctx, []catalog.VersionID{v}) // sent again after it was sealed
 	}
 	item.Spooled = a.onOneSite(union(l.Holders, item.Holders))
 	for _, h := range item.Holders {

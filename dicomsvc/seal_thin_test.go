@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"osteon/dicomsvc"
+	"osteon/erasure/journal"
 	"osteon/raft/catalog"
 )
 
@@ -45,5 +46,26 @@ func TestSealInsteadOfALostHolder(t *testing.T) {
 	c.nodes[0].shut()
 	if err := c.nodes[1].archive.SealNow(context.Background(), "1.2.3"); err != nil {
 		t.Errorf("seal at the site that is left: %v", err)
+	}
+	// The pack lies within one site: the other site's copy is what survives its loss, and must stay.
+	c.nodes[0].start()
+	l, err := c.nodes[1].located("1.2.3.1.1")
+	if err != nil || l.State != catalog.VersionSealed {
+		t.Fatalf("state %v, %v; want sealed", l.State, err)
+	}
+	key := journal.Key(l.Instance.Version)
+	released := func(m *member) bool {
+		info, held := m.archive.Store().Journal().Stat(key)
+		return !held || info.Released
+	}
+	eventually(t, "a copy at the pack's own site released", func() bool { return released(c.nodes[1]) || released(c.nodes[2]) })
+	eventually(t, "the returned node knows the pack", func() bool {
+		l, err := c.nodes[0].located("1.2.3.1.1")
+		return err == nil && l.State == catalog.VersionSealed
+	})
+	c.nodes[0].shut()
+	c.nodes[0].start() // what a start derives must agree with what runs
+	if released(c.nodes[0]) {
+		t.Error("the only copy outside the pack's site was released")
 	}
 }
