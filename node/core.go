@@ -27,6 +27,12 @@ type Env struct {
 	Rand io.Reader
 	Now  func() time.Time
 	Log  *slog.Logger
+	// ListenPacket opens the link's socket at host:port; an empty address is any port, for one outgoing exchange.
+	ListenPacket func(address string) (net.PacketConn, error)
+	// Listen opens the front doors: tcp at host:port, and unix at the path of the admin socket.
+	Listen func(network, address string) (net.Listener, error)
+	// Dial connects to C-MOVE destinations.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Settings of the catalog that the node reads and writes.
@@ -141,11 +147,7 @@ func (c *core) openLink(join joinHandler) error {
 	if err != nil {
 		return fmt.Errorf("node certificate: %w", err)
 	}
-	address, err := net.ResolveUDPAddr("udp", c.cfg.Link.Listen)
-	if err != nil {
-		return fmt.Errorf("link.listen: %w", err)
-	}
-	conn, err := net.ListenUDP("udp", address)
+	conn, err := c.env.ListenPacket(c.cfg.Link.Listen)
 	if err != nil {
 		return fmt.Errorf("link.listen: %w", err)
 	}

@@ -105,7 +105,7 @@ func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 	if err != nil {
 		return JoinResult{}, err
 	}
-	answer, err := askToJoin(ctx, req.Token, request)
+	answer, err := askToJoin(ctx, env, req.Token, request)
 	if err != nil {
 		return JoinResult{}, err
 	}
@@ -128,11 +128,11 @@ func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 }
 
 // askToJoin tries the token's addresses in turn; a refusal ends it, since the others would say the same.
-func askToJoin(ctx context.Context, token Token, request []byte) (joinResponse, error) {
+func askToJoin(ctx context.Context, env Env, token Token, request []byte) (joinResponse, error) {
 	var answer joinResponse
 	var causes []error
 	for _, address := range token.Addresses {
-		response, err := joinAt(ctx, address, token.CA, request)
+		response, err := joinAt(ctx, env, address, token.CA, request)
 		var refused *link.RemoteError
 		switch {
 		case errors.As(err, &refused) && refused.Code == joinRefused:
@@ -157,8 +157,8 @@ func askToJoin(ctx context.Context, token Token, request []byte) (joinResponse, 
 	return answer, fmt.Errorf("%w: no node of the ring let this one join: %w", ErrRing, err)
 }
 
-func joinAt(ctx context.Context, address string, ca [32]byte, request []byte) ([]byte, error) {
-	conn, err := net.ListenUDP("udp", nil)
+func joinAt(ctx context.Context, env Env, address string, ca [32]byte, request []byte) ([]byte, error) {
+	conn, err := env.ListenPacket("")
 	if err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (n *Node) openListeners() (err error) {
 		}
 	}()
 	if n.cfg.DIMSE.Listen != Off {
-		if s.dimse, err = net.Listen("tcp", n.cfg.DIMSE.Listen); err != nil {
+		if s.dimse, err = n.env.Listen("tcp", n.cfg.DIMSE.Listen); err != nil {
 			return fmt.Errorf("dimse.listen: %w", err)
 		}
 		if s.scp, err = scp.New(n.scpConfig()); err != nil {
@@ -87,14 +87,14 @@ func (n *Node) scpConfig() scp.Config {
 			return ae.Address, ok && ae.Address != ""
 		},
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			return n.env.Dial(ctx, "tcp", address)
 		},
 		Now: n.env.Now, Log: n.env.Log,
 	}
 }
 
 func (n *Node) listenHTTP() (net.Listener, error) {
-	l, err := net.Listen("tcp", n.cfg.HTTP.Listen)
+	l, err := n.env.Listen("tcp", n.cfg.HTTP.Listen)
 	if err != nil || n.cfg.HTTP.TLSCert == "" {
 		return l, err
 	}
@@ -164,20 +164,36 @@ func debugRoutes(mux *http.ServeMux) {
 func AdminSocket(dir string) string { return filepath.Join(dir, adminSocket) }
 
 func (n *Node) listenAdmin() (net.Listener, error) {
-	path := AdminSocket(n.cfg.Dir)
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		conn.Close()
-		return nil, fmt.Errorf("admin socket %s: another process serves this directory", path)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
+	l, err := n.env.Listen("unix", AdminSocket(n.cfg.Dir))
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
+	return l, nil
+}
+
+// listen opens a real listener. A unix socket that a dead process left is replaced, and only this user may speak to
+// the new one.
+func listen(network, address string) (net.Listener, error) {
+	if network != "unix" {
+		return net.Listen(network, address)
+	}
+	return listenUnix(address)
+}
+
+func listenUnix(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s: another process serves this directory", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("admin socket: %w", err), l.Close())
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }

@@ -34,7 +34,7 @@ func (n *Node) metricsHandler() http.Handler {
 	gauge("osteon_ring_commit_index", "Last Raft index known to be committed.", func() float64 { return float64(n.ring.CommitIndex()) })
 	gauge("osteon_ring_leader", "1 at the leader.", func() float64 { return flag(n.ring.IsLeader()) })
 	gauge("osteon_node_ready", "1 when the node is ready.", func() float64 { return flag(n.Ready() == nil) })
-	gauge("osteon_node_free_bytes", "Free space of the node's file system.", func() float64 { return float64(freeBytes(n.cfg.Dir)) })
+	gauge("osteon_node_free_bytes", "Free space of the node's file system.", func() float64 { return float64(n.freeBytes()) })
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +43,28 @@ func (e Env) filled() Env {
 	if e.Log == nil {
 		e.Log = slog.New(slog.DiscardHandler)
 	}
+	if e.ListenPacket == nil {
+		e.ListenPacket = listenUDP
+	}
+	if e.Listen == nil {
+		e.Listen = listen
+	}
+	if e.Dial == nil {
+		e.Dial = (&net.Dialer{}).DialContext
+	}
 	return e
+}
+
+// listenUDP opens a real socket, bare, so that the link can use segmentation offload.
+func listenUDP(address string) (net.PacketConn, error) {
+	if address == "" {
+		return net.ListenUDP("udp", nil)
+	}
+	resolved, err := net.ResolveUDPAddr("udp", address)
+	if err != nil {
+		return nil, err
+	}
+	return net.ListenUDP("udp", resolved)
 }
 
 func fingerprint(der []byte) [32]byte { return sha256.Sum256(der) }

@@ -66,7 +66,7 @@ func (n *Node) announcement() GossipInfo {
 	return GossipInfo{
 		Node: n.id.Node, Site: n.id.Site, Name: n.id.Name,
 		DIMSE: n.servers.dimseAddress(), HTTP: n.servers.httpAddress(),
-		Free: freeBytes(n.cfg.Dir), Applied: n.cat.Applied(),
+		Free: n.freeBytes(), Applied: n.cat.Applied(),
 	}
 }
 
@@ -122,7 +122,7 @@ func (n *Node) believedAlive(id place.NodeID) bool {
 
 func (n *Node) freeBytesOf(id place.NodeID) int64 {
 	if id == n.id.Node {
-		return freeBytes(n.cfg.Dir)
+		return n.freeBytes()
 	}
 	return n.gossip.Free(id)
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"osteon/dicomsvc"
 	"osteon/erasure/place"
 	"osteon/raft/catalog"
@@ -376,11 +374,11 @@ func (n *Node) verifyInstance(ctx context.Context, p dicomsvc.Principal, in *dic
 	return err
 }
 
-// freeBytes returns the free space of the file system that holds dir, 0 when it cannot be told.
-func freeBytes(dir string) int64 {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
+// freeBytes returns the free space of the file system that holds the node, 0 when it cannot be told.
+func (c *core) freeBytes() int64 {
+	u, err := c.env.FS.GetDiskUsage(c.cfg.Dir)
+	if err != nil {
 		return 0
 	}
-	return int64(s.Bavail) * s.Bsize
+	return int64(u.AvailBytes)
 }

@@ -14,7 +14,7 @@ import (
 // side shows none. ErrIdentity when the fingerprint does not fit, ErrJoinRefused (errors.As with *RemoteError gives the ring's words)
 // when the ring says no, ErrTooLarge, ErrUnreachable. conn is lent for the call and not closed; it
 // must not be in use by a Link. After an error other than ErrUnreachable the ring may have acted on the request.
-func Join(ctx context.Context, conn *net.UDPConn, addr string, fingerprint [32]byte, request []byte) ([]byte, error) {
+func Join(ctx context.Context, conn net.PacketConn, addr string, fingerprint [32]byte, request []byte) ([]byte, error) {
 	if len(request) > JoinRequestBytesMax {
 		return nil, fmt.Errorf("%w: join request of %d bytes, at most %d", ErrTooLarge, len(request), JoinRequestBytesMax)
 	}

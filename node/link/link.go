@@ -129,9 +129,10 @@ type Windows struct {
 
 // Config is what Open needs. Conn, Identity and Now are required.
 type Config struct {
-	// Conn is the node's UDP socket. The link owns it and closes it. It is not to be wrapped: only a bare
-	// *net.UDPConn can use segmentation offload, which halves the cost of sending.
-	Conn *net.UDPConn
+	// Conn is the node's UDP socket. The link owns it and closes it. A real socket is not to be wrapped: only a
+	// bare *net.UDPConn can use segmentation offload, which halves the cost of sending. Simulated networks give
+	// their own, with addresses of type *net.UDPAddr.
+	Conn net.PacketConn
 	// Identity is this node's certificate and its ring's CA; SetIdentity replaces it while running.
 	Identity Identity
 	// ResetKey lets a peer notice a restart on the same port at once. Keep it over restarts; zero turns it off.
