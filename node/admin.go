@@ -49,9 +49,22 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /v1/snapshot", answer(func(r *http.Request) (any, error) {
 		return struct{}{}, n.ring.Snapshot(r.Context())
 	}))
+	mux.HandleFunc("GET /v1/state", answer(func(r *http.Request) (any, error) { return n.state(r.Context()) }))
 	n.healthRoutes(mux)
 	debugRoutes(mux)
 	return mux
+}
+
+// StateReport is the node's whole catalog in one number.
+type StateReport struct {
+	Applied uint64 `json:"applied"`
+	Hash    string `json:"sha256"`
+}
+
+// state reads the whole catalog.
+func (n *Node) state(ctx context.Context) (StateReport, error) {
+	hash, index, err := n.cat.StateHash(ctx)
+	return StateReport{Applied: index, Hash: fmt.Sprintf("%x", hash)}, err
 }
 
 // awaitQuorum returns at once when the ring can decide something, else ring.ErrNoQuorum after a while.
@@ -360,6 +373,12 @@ func (a *Admin) CreateToken(ctx context.Context, site place.SiteID, valid time.D
 func (a *Admin) Snapshot(ctx context.Context) error {
 	var none struct{}
 	return a.call(ctx, "POST", "/v1/snapshot", nil, &none)
+}
+
+// State returns a hash over the node's catalog and the index it belongs to: the same at every node of a ring at the same
+// index. The node reads its whole catalog for it.
+func (a *Admin) State(ctx context.Context) (s StateReport, err error) {
+	return s, a.call(ctx, "GET", "/v1/state", nil, &s)
 }
 
 // Export returns a tar stream of a study's Part 10 files; the caller closes it. It breaks off with an

@@ -32,6 +32,7 @@ func (n *Node) metricsHandler() http.Handler {
 	gauge("osteon_archive_waiting_instances", "Instances held here that the catalog has not applied.", func() float64 { return float64(n.archive.Waiting()) })
 	gauge("osteon_catalog_applied_index", "Last Raft index that the catalog applied.", func() float64 { return float64(n.cat.Applied()) })
 	gauge("osteon_ring_commit_index", "Last Raft index known to be committed.", func() float64 { return float64(n.ring.CommitIndex()) })
+	gauge("osteon_ring_term", "Raft's term as this node knows it: it grows with every election.", func() float64 { return float64(n.ring.Term()) })
 	gauge("osteon_ring_leader", "1 at the leader.", func() float64 { return flag(n.ring.IsLeader()) })
 	gauge("osteon_node_ready", "1 when the node is ready.", func() float64 { return flag(n.Ready() == nil) })
 	gauge("osteon_node_free_bytes", "Free space of the node's file system.", func() float64 { return float64(n.freeBytes()) })
