@@ -37,10 +37,11 @@ var rooms = map[string]int{
 	"erasure/shard":   2,
 	"erasure/stripe":  2,
 
-	"dicomsvc/dicom": 1,
-	"dicomsvc/dul":   1,
-	"node/link":      1,
-	"raft/vault":     1,
+	"dicomsvc/refusal": 1,
+	"dicomsvc/dicom":   1,
+	"dicomsvc/dul":     1,
+	"node/link":        1,
+	"raft/vault":       1,
 
 	"erasure/place": 0,
 }
