@@ -142,7 +142,7 @@ func (a *Association) readBody(length uint32) ([]byte, error) {
 // evtInvalid with its error.
 func eventOf(typ byte, length uint32) (event, error) {
 	if typ < typeRQ || typ > typeAbort {
-		return evtInvalid, &pduError{ReasonUnrecognized, fmt.Sprintf("PDU type %02XH", typ)}
+		return evtInvalid, &pduError{ReasonUnrecognized, fmt.Sprintf("PDU type %02XH%s", typ, foreign(typ))}
 	}
 	if length > pduBytesMax {
 		return evtInvalid, invalid("PDU of %d bytes, the limit is %d", length, pduBytesMax)
@@ -152,6 +152,17 @@ func eventOf(typ byte, length uint32) (event, error) {
 	}
 	return [...]event{typeRQ: evtRQ, typeAC: evtAC, typeRJ: evtRJ, typeData: evtData,
 		typeReleaseRQ: evtReleaseRQ, typeReleaseRP: evtReleaseRP, typeAbort: evtAbort}[typ], nil
+}
+
+// foreign says what a first byte that is no PDU type is likely to be: whoever called meant another port.
+func foreign(typ byte) string {
+	switch {
+	case typ == 0x16: // a TLS handshake record, RFC 8446 §5.1
+		return ", a TLS handshake, which this port does not speak"
+	case typ >= 'A' && typ <= 'Z', typ >= 'a' && typ <= 'z':
+		return ", text such as HTTP, which this port does not speak"
+	}
+	return ""
 }
 
 // transportLost turns a read or write error into the association's error and

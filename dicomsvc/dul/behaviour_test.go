@@ -731,3 +731,29 @@ func TestContextEndsAssociation(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The words of a refusal are the standard's, for logs and for whoever asks (PS3.8 Tables 9-21 and 9-26).
+func TestWordsOfRefusals(t *testing.T) {
+	for _, c := range []struct {
+		said interface {
+			Code() string
+			Words() string
+		}
+		code, words string
+	}{
+		{RejectCallingAE(), "1/1/3", "rejected-permanent, DICOM UL service-user, calling-AE-title-not-recognized"},
+		{RejectCalledAE(), "1/1/7", "rejected-permanent, DICOM UL service-user, called-AE-title-not-recognized"},
+		{RejectProtocol(), "1/2/2", "rejected-permanent, DICOM UL service-provider (ACSE), protocol-version-not-supported"},
+		{RejectCongestion(), "2/3/1", "rejected-transient, DICOM UL service-provider (presentation), temporary-congestion"},
+		{RejectLocalLimit(), "2/3/2", "rejected-transient, DICOM UL service-provider (presentation), local-limit-exceeded"},
+		{&AbortError{}, "0/0", "A-ABORT by service-user"},
+		{&AbortError{Source: 2, Reason: 6}, "2/6", "A-ABORT by service-provider, invalid-PDU-parameter value"},
+	} {
+		if got := c.said.Code(); got != c.code {
+			t.Errorf("code %s, want %s", got, c.code)
+		}
+		if got := c.said.Words(); got != c.words {
+			t.Errorf("%s: words %q, want %q", c.code, got, c.words)
+		}
+	}
+}

@@ -59,6 +59,30 @@ func (e *AbortError) Error() string {
 
 func (e *AbortError) Unwrap() error { return e.Cause }
 
+// Code is source/reason.
+func (e *AbortError) Code() string { return fmt.Sprintf("%d/%d", e.Source, e.Reason) }
+
+// Words are the names that PS3.8 Table 9-26 gives source and reason; those of a service user have no reason.
+func (e *AbortError) Words() string {
+	if e.Source != SourceProvider {
+		return "A-ABORT by service-user"
+	}
+	reason := "reason-not-specified"
+	switch e.Reason {
+	case ReasonUnrecognized:
+		reason = "unrecognized-PDU"
+	case ReasonUnexpected:
+		reason = "unexpected-PDU"
+	case ReasonUnknownParam:
+		reason = "unrecognized-PDU parameter"
+	case ReasonUnexpectedPara:
+		reason = "unexpected-PDU parameter"
+	case ReasonInvalidParam:
+		reason = "invalid-PDU-parameter value"
+	}
+	return "A-ABORT by service-provider, " + reason
+}
+
 // Rejection is the triple of an A-ASSOCIATE-RJ, PS3.8 §9.3.4. As an error it
 // is what Connect returns when the peer refuses and what Accept returns after
 // refusing.
@@ -106,22 +130,45 @@ func RejectCongestion() *Rejection { return &Rejection{resultTransient, sourcePr
 // RejectLocalLimit asks the peer to come back: too many associations.
 func RejectLocalLimit() *Rejection { return &Rejection{resultTransient, sourcePresentation, 2} }
 
+// Code is the triple as result/source/reason.
+func (r *Rejection) Code() string { return fmt.Sprintf("%d/%d/%d", r.Result, r.Source, r.Reason) }
+
+// Words are the names that PS3.8 Table 9-21 gives the triple.
+func (r *Rejection) Words() string {
+	result, source := "unknown result", "unknown source"
+	switch r.Result {
+	case resultPermanent:
+		result = "rejected-permanent"
+	case resultTransient:
+		result = "rejected-transient"
+	}
+	switch r.Source {
+	case sourceUser:
+		source = "DICOM UL service-user"
+	case sourceACSE:
+		source = "DICOM UL service-provider (ACSE)"
+	case sourcePresentation:
+		source = "DICOM UL service-provider (presentation)"
+	}
+	return result + ", " + source + ", " + r.text()
+}
+
 func (r *Rejection) text() string {
 	switch [2]byte{r.Source, r.Reason} {
 	case [2]byte{sourceUser, 2}:
-		return "application context not supported"
+		return "application-context-name-not-supported"
 	case [2]byte{sourceUser, 3}:
-		return "calling AE title not recognized"
+		return "calling-AE-title-not-recognized"
 	case [2]byte{sourceUser, 7}:
-		return "called AE title not recognized"
+		return "called-AE-title-not-recognized"
 	case [2]byte{sourceACSE, 2}:
-		return "protocol version not supported"
+		return "protocol-version-not-supported"
 	case [2]byte{sourcePresentation, 1}:
-		return "temporary congestion"
+		return "temporary-congestion"
 	case [2]byte{sourcePresentation, 2}:
-		return "local limit exceeded"
+		return "local-limit-exceeded"
 	}
-	return "no reason given"
+	return "no-reason-given"
 }
 
 // pduError is a fault in what the peer sent; reason goes into our A-ABORT.
