@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	version      = 1
+	version      = 2 // written; versionWhole is read as well
+	versionWhole = 1 // its root is the SHA-256 over the whole file
 	headerBytes  = 96
 	trailerBytes = 32
 	sumBytes     = 4 // CRC32C behind every block
@@ -115,7 +116,7 @@ func (s Shape) FileBytes() int64 {
 	return headerBytes + s.BodyBytes() + s.blocks()*sumBytes + trailerBytes
 }
 
-// Root is the SHA-256 over all bytes of a shard file.
+// Root stands for all bytes of a shard file; the package comment says how.
 type Root [32]byte
 
 // appendHeader writes the header that the package comment draws.
@@ -134,20 +135,21 @@ func appendHeader(dst []byte, h Header) []byte {
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 }
 
-// parseHeader reads what appendHeader wrote; StreamBytes stays 0.
-func parseHeader(b []byte) (Header, error) {
+// parseHeader reads what appendHeader wrote, in this version of the format or an older one; StreamBytes
+// stays 0.
+func parseHeader(b []byte) (h Header, v uint16, err error) {
 	if len(b) < headerBytes || string(b[:8]) != headerMagic {
-		return Header{}, errors.New("no shard header")
+		return Header{}, 0, errors.New("no shard header")
 	}
 	b = b[:headerBytes]
 	body, sum := b[:headerBytes-sumBytes], binary.LittleEndian.Uint32(b[headerBytes-sumBytes:])
 	if crc32.Checksum(body, castagnoli) != sum {
-		return Header{}, errors.New("header checksum differs")
+		return Header{}, 0, errors.New("header checksum differs")
 	}
-	if v := binary.LittleEndian.Uint16(b[8:]); v != version {
-		return Header{}, fmt.Errorf("shard format version %d: %w", v, ErrVersion)
+	if v = binary.LittleEndian.Uint16(b[8:]); v != version && v != versionWhole {
+		return Header{}, 0, fmt.Errorf("shard format version %d: %w", v, ErrVersion)
 	}
-	h := Header{
+	h = Header{
 		Geometry:   place.Geometry{K: int(b[12]), M: int(b[13])},
 		Index:      int(b[14]),
 		Ring:       place.RingID(b[16:32]),
@@ -156,7 +158,7 @@ func parseHeader(b []byte) (Header, error) {
 		CellBytes:  int(binary.LittleEndian.Uint32(b[64:])),
 		BlockBytes: int(binary.LittleEndian.Uint32(b[68:])),
 	}
-	return h, h.Check()
+	return h, v, h.Check()
 }
 
 // appendTrailer writes the trailer. Its checksum starts from that of the header, which binds the two.
@@ -244,16 +246,16 @@ func (b *Builder) Cell(cell []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.root.Write(b.buf)
 	return b.buf, nil
 }
 
 // Hash adds the next cell to the root alone.
 func (b *Builder) Hash(cell []byte) error {
-	return b.cell(cell, func(part []byte) { b.root.Write(part) })
+	return b.cell(cell, func([]byte) {})
 }
 
-// cell gives the bytes of the next cell in the file to emit, in order.
+// cell adds the checksums of the next cell's blocks to the root and gives its bytes in the file to emit, in
+// order.
 func (b *Builder) cell(cell []byte, emit func([]byte)) error {
 	if len(cell) == 0 || len(cell) > b.h.CellBytes || b.short {
 		return fmt.Errorf("cell of %d bytes at offset %d: want %d, or fewer once at the end", len(cell), b.body, b.h.CellBytes)
@@ -265,6 +267,7 @@ func (b *Builder) cell(cell []byte, emit func([]byte)) error {
 		var sum [sumBytes]byte
 		binary.LittleEndian.PutUint32(sum[:], b.seed.sum(b.blocks, block))
 		emit(sum[:])
+		b.root.Write(sum[:])
 		b.blocks++
 	}
 	b.body += int64(len(cell))

@@ -17,6 +17,7 @@ import (
 // Reader reads one shard file. Safe for concurrent use until Close.
 type Reader struct {
 	h         Header
+	version   uint16
 	headerSum uint32
 	seed      seed
 	at        location
@@ -78,10 +79,11 @@ func (r *Reader) load() error {
 }
 
 func (r *Reader) parse(head, tail []byte, size int64) error {
-	h, err := parseHeader(head)
+	h, version, err := parseHeader(head)
 	if err != nil {
 		return r.headerError(err)
 	}
+	r.version = version
 	r.headerSum = binary.LittleEndian.Uint32(head[headerBytes-sumBytes:])
 	if h.Encode != r.at.encode || h.Index != r.at.index {
 		return r.corrupt(-1, fmt.Sprintf("the file is shard %v-%d", h.Encode, h.Index))
@@ -127,7 +129,7 @@ func (r *Reader) ReadAt(dst []byte, off int64) (int, error) {
 		dst = dst[:body-off]
 	}
 	done := 0
-	err := r.blocks(off, int64(len(dst)), func(block int64, payload []byte) {
+	err := r.blocks(off, int64(len(dst)), func(block int64, payload, _ []byte) {
 		start := max(off-block*int64(r.h.BlockBytes), 0)
 		done += copy(dst[done:], payload[start:])
 	}, nil)
@@ -138,8 +140,8 @@ func (r *Reader) ReadAt(dst []byte, off int64) (int, error) {
 }
 
 // blocks reads the blocks that hold [off, off+n) of the payload in large reads, checks each and hands
-// it to use. Each read's raw bytes go to raw, when set, before they are checked.
-func (r *Reader) blocks(off, n int64, use func(block int64, payload []byte), raw func([]byte)) error {
+// it with its checksum to use. Each read's raw bytes go to raw, when set, before they are checked.
+func (r *Reader) blocks(off, n int64, use func(block int64, payload, sum []byte), raw func([]byte)) error {
 	if n <= 0 {
 		return nil
 	}
@@ -160,10 +162,11 @@ func (r *Reader) blocks(off, n int64, use func(block int64, payload []byte), raw
 		}
 		for b := first; b < first+count; b++ {
 			size := min(blockBytes, body-b*blockBytes)
-			if r.seed.sum(b, chunk[:size]) != binary.LittleEndian.Uint32(chunk[size:]) {
+			payload, sum := chunk[:size], chunk[size:size+sumBytes]
+			if r.seed.sum(b, payload) != binary.LittleEndian.Uint32(sum) {
 				return r.corrupt(b, "block checksum differs")
 			}
-			use(b, chunk[:size])
+			use(b, payload, sum)
 			chunk = chunk[size+sumBytes:]
 		}
 	}
@@ -183,8 +186,12 @@ func (r *Reader) get(n int64) *[]byte {
 // bad block with a [CorruptError], and between reads when ctx ends.
 func (r *Reader) Verify(ctx context.Context) (Root, error) {
 	sum := sha256.New()
-	err := r.scan(ctx, func(b []byte) { sum.Write(b) }, nil)
-	if err != nil {
+	add := func(b []byte) { sum.Write(b) }
+	scan := scan{ends: add, sums: add}
+	if r.version == versionWhole {
+		scan.sums, scan.raw = nil, add
+	}
+	if err := r.scan(ctx, scan); err != nil {
 		return Root{}, err
 	}
 	return Root(sum.Sum(nil)), nil
@@ -193,36 +200,49 @@ func (r *Reader) Verify(ctx context.Context) (Root, error) {
 // Scrub reads the whole file and returns the numbers of its bad blocks, so that repair fetches
 // only those. A bad header or trailer is the [CorruptError] instead.
 func (r *Reader) Scrub(ctx context.Context) (bad []int64, err error) {
-	err = r.scan(ctx, func([]byte) {}, func(block int64) { bad = append(bad, block) })
+	err = r.scan(ctx, scan{bad: func(block int64) { bad = append(bad, block) }})
 	return bad, err
 }
 
-// scan passes every byte of the file to raw. Bad blocks are reported to bad, or end the scan where
-// bad is nil.
-func (r *Reader) scan(ctx context.Context, raw func([]byte), bad func(int64)) error {
-	if err := r.again(0, headerBytes, raw); err != nil {
+// scan is what a pass over the whole file does with it; what is nil is not done.
+type scan struct {
+	ends func([]byte) // takes header and trailer
+	sums func([]byte) // takes the checksum of each block, which is right
+	raw  func([]byte) // takes blocks and checksums as they lie in the file
+	bad  func(int64)  // takes the numbers of bad blocks; nil: the first one ends the pass
+}
+
+func (r *Reader) scan(ctx context.Context, do scan) error {
+	if do.ends == nil {
+		do.ends = func([]byte) {}
+	}
+	if err := r.again(0, headerBytes, do.ends); err != nil {
 		return err
+	}
+	use := func(int64, []byte, []byte) {}
+	if do.sums != nil {
+		use = func(_ int64, _, sum []byte) { do.sums(sum) }
 	}
 	body := r.h.Shape().BodyBytes()
 	step := max(verifyBytes/int64(r.h.BlockBytes), 1) * int64(r.h.BlockBytes)
-	if bad != nil {
+	if do.bad != nil {
 		step = int64(r.h.BlockBytes)
 	}
 	for off := int64(0); off < body; off += step {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("verify shard %v: %w", r.at, err)
 		}
-		err := r.blocks(off, min(step, body-off), func(int64, []byte) {}, raw)
+		err := r.blocks(off, min(step, body-off), use, do.raw)
 		var at *CorruptError
-		if bad != nil && errors.As(err, &at) {
-			bad(at.Block)
+		if do.bad != nil && errors.As(err, &at) {
+			do.bad(at.Block)
 			continue
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return r.again(r.h.Shape().FileBytes()-trailerBytes, trailerBytes, raw)
+	return r.again(r.h.Shape().FileBytes()-trailerBytes, trailerBytes, do.ends)
 }
 
 // again rereads and rechecks header or trailer, which Open read some time ago.
@@ -233,9 +253,9 @@ func (r *Reader) again(off int64, n int, raw func([]byte)) error {
 	}
 	raw(buf[:n])
 	if off == 0 {
-		if h, err := parseHeader(buf[:n]); err != nil {
+		if h, version, err := parseHeader(buf[:n]); err != nil {
 			return r.headerError(err)
-		} else if h.StreamBytes = r.h.StreamBytes; h != r.h {
+		} else if h.StreamBytes = r.h.StreamBytes; h != r.h || version != r.version {
 			return r.corrupt(-1, "the header changed since the file was opened")
 		}
 		return nil

@@ -3,6 +3,7 @@ package shard
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -350,33 +352,97 @@ func TestCrash(t *testing.T) {
 
 func TestGolden(t *testing.T) {
 	h, fs := header(), vfs.NewMem()
-	root, _ := write(t, fs, "d", h, 2500)
+	root, payload := write(t, fs, "d", h, 2500)
 	got := readFile(t, fs, locate(fs, "d", h.Encode, h.Index).path)
-	golden := filepath.Join("testdata", "shard-v1.golden")
+	golden := filepath.Join("testdata", "shard-v2.golden")
 	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
 		if err := os.WriteFile(golden, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if want := readGolden(t, golden); !bytes.Equal(got, want) {
+		t.Error("the writer's bytes differ from the golden file of version 2")
+	}
+	checkGolden(t, golden, root, payload)
+}
+
+// A shard of version 1 is still read, and its root is still the one in the catalog: SHA-256 over the file.
+func TestGoldenOfVersion1(t *testing.T) {
+	golden := filepath.Join("testdata", "shard-v1.golden")
+	h := header()
+	checkGolden(t, golden, sha256.Sum256(readGolden(t, golden)), bytes.Join(body(h, 2500), nil))
+}
+
+func readGolden(t *testing.T, golden string) []byte {
+	t.Helper()
 	want, err := os.ReadFile(golden)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Error("the writer's bytes differ from the golden file of version 1")
+	return want
+}
+
+// checkGolden reads a golden file as a shard.
+func checkGolden(t *testing.T, golden string, root Root, payload []byte) {
+	t.Helper()
+	h, fs := header(), vfs.NewMem()
+	at := locate(fs, "d", h.Encode, h.Index)
+	if err := fs.MkdirAll(at.leaf, 0o700); err != nil {
+		t.Fatal(err)
 	}
-	writeFile(t, fs, locate(fs, "d", h.Encode, h.Index).path, want)
+	writeFile(t, fs, at.path, readGolden(t, golden))
 	r, err := Open(fs, "d", h.Pack, h.Encode, h.Index)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if again, err := r.Verify(t.Context()); err != nil || again != root {
-		t.Errorf("golden file: %v, root equal %v", err, again == root)
+	if got, err := r.Verify(t.Context()); err != nil || got != root {
+		t.Errorf("verify %s: %v, root equal %v", golden, err, got == root)
 	}
+	got := make([]byte, len(payload))
+	if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, payload) {
+		t.Errorf("read %s: %v", golden, err)
+	}
+}
+
+// Two shards that differ anywhere have different roots, although every checksum in either is right.
+func TestRootTellsShardsApart(t *testing.T) {
+	h := header()
+	seen := map[Root]string{}
+	root := func(name string, h Header, cells [][]byte, stream int64) {
+		t.Helper()
+		b, err := NewBuilder(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cells {
+			if err := b.Hash(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, got, err := b.Finish(stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := seen[got]; ok {
+			t.Errorf("%s has the root of %s", name, other)
+		}
+		seen[got] = name
+	}
+	cells := body(h, 2500)
+	root("the shard", h, cells, 2500)
+	root("one of a shorter stream with the same cells", h, cells, 2499)
+	for i := range cells {
+		for _, bit := range []int{0, len(cells[i])*8 - 1} {
+			cells[i][bit/8] ^= 1 << (bit % 8)
+			root(fmt.Sprintf("cell %d with bit %d flipped", i, bit), h, cells, 2500)
+			cells[i][bit/8] ^= 1 << (bit % 8)
+		}
+	}
+	cells[0] = slices.Concat(cells[0][128:256], cells[0][:128], cells[0][256:])
+	root("two blocks exchanged", h, cells, 2500)
+	h.Pack[3]++
+	root("another pack", h, body(h, 2500), 2500)
 }
 
 func TestBuilderKnowsTheWritersRoot(t *testing.T) {
