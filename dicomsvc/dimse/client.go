@@ -239,7 +239,7 @@ func (c *Client) Store(ctx context.Context, a StoreArgs) (StoreResponse, error) 
 		return StoreResponse{}, explain(ctx, err)
 	}
 	cmd := m.Command
-	return StoreResponse{cmd.Status, cmd.ErrorComment, dicomTags(cmd.OffendingElements)}, nil
+	return StoreResponse{Status: cmd.Status, ErrorComment: cmd.ErrorComment, OffendingElements: dicomTags(cmd.OffendingElements)}, nil
 }
 
 // QueryArgs is a C-FIND, C-MOVE or C-GET.

@@ -39,12 +39,18 @@ type Handler interface {
 type Decision struct {
 	Acceptance *dul.Acceptance
 	Rejection  *dul.Rejection
+	// Advice explains a Rejection to this node's admin.
+	Advice
 	// Value is kept in the Session: who the peer is, for instance.
 	Value any
 	// Ended, if set, is called once when an accepted association has ended and
 	// its operations have returned, with nil after an orderly release.
 	Ended func(err error)
 }
+
+// Advice explains a refusal to this node's admin: why, in plain words, and what to do. The peer is sent
+// neither. What is left empty is filled in from the status. It holds no patient data and no UID.
+type Advice struct{ Why, Do string }
 
 // EchoRequest is a C-ECHO-RQ.
 type EchoRequest struct {
@@ -75,6 +81,7 @@ type StoreResponse struct {
 	Status            uint16
 	ErrorComment      string
 	OffendingElements []dicom.Tag
+	Advice            Advice
 }
 
 // FindRequest is a C-FIND-RQ, PS3.7 §9.1.2.
@@ -106,6 +113,7 @@ type Result struct {
 	// FailedInstances become the Failed SOP Instance UID List; the list is cut
 	// where an element ends.
 	FailedInstances []string
+	Advice          Advice
 }
 
 // NRequest is a request of the N- services, PS3.7 §10.1.
@@ -130,6 +138,7 @@ type NResponse struct {
 	OffendingElements []dicom.Tag
 	SOPInstance       string         // of an N-CREATE without one in the request
 	Dataset           *dicom.Dataset // nil for none
+	Advice            Advice
 }
 
 // Unsupported is a Handler that rejects every association and answers every

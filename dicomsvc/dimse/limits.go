@@ -19,6 +19,9 @@ const (
 	// length field has 16 bits.
 	failedUIDsMax = 65534 / 65
 
+	// stackDepthMax bounds the calls that are logged of a panic.
+	stackDepthMax = 32
+
 	// commentBytesMax is the length of an Error Comment (VR LO).
 	commentBytesMax = 64
 
@@ -33,6 +36,16 @@ const (
 	lobbyDefault        = 256
 	lobbyPerHostDefault = 64
 
+	// Connections of one address that came to nothing, before further ones are closed at once, and how many of
+	// them are forgotten a second: more than a modality with a wrong title in its settings makes, little beside
+	// what a flood makes.
+	fruitlessDefault  = 200
+	fruitlessForgiven = 20
+	// throttledMax bounds the addresses that are counted, trustedMax those at which a known caller was let in.
+	throttledMax = 4096
+	trustedMax   = 4096
+
+	forgiveEvery       = time.Second
 	responseDefault    = 60 * time.Second
 	graceDefault       = 30 * time.Second
 	drainIdleMax       = time.Second // without a request on a draining association: longer than senders pause between two

@@ -15,30 +15,37 @@ type waiting struct {
 	host string
 }
 
-// enterLobby takes a place. When there is none left, for the host or at all,
-// the connection that has waited longest is closed in favour of the new one:
-// whoever means it sends the request at once, so a flood of silent connections
-// cannot keep a modality out.
+// enterLobby takes a place. When there is none left, for the host or at all, the connection that has waited
+// longest of that host, or of the host with most of them, is closed in favour of the new one: whoever means it
+// sends the request at once, so a flood of silent connections cannot keep a modality out, and one from many
+// addresses has to outnumber everybody before it pushes out another's.
 func (s *Server) enterLobby(conn net.Conn, host string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	ofHost, oldest := 0, -1
-	for i, w := range s.lobby {
-		if w.host != host {
-			continue
-		}
-		if ofHost++; oldest < 0 {
-			oldest = i
+	gone, evicted := s.makeRoom(host)
+	s.lobby = append(s.lobby, waiting{conn, host})
+	s.stats.Lobby.Store(int64(len(s.lobby)))
+	s.mu.Unlock()
+	if evicted {
+		s.noteEvicted(gone)
+	}
+}
+
+// makeRoom closes a connection if the lobby has no place for one of host, and says whose; the mutex is held.
+func (s *Server) makeRoom(host string) (gone string, evicted bool) {
+	ofHost, crowded := map[string]int{}, host
+	for _, w := range s.lobby {
+		if ofHost[w.host]++; ofHost[w.host] > ofHost[crowded] {
+			crowded = w.host
 		}
 	}
 	switch {
-	case ofHost >= s.cfg.MaxLobbyPerHost:
-		s.evict(oldest)
-	case len(s.lobby) >= s.cfg.MaxLobby:
-		s.evict(0)
+	case ofHost[host] >= s.cfg.MaxLobbyPerHost:
+		crowded = host
+	case len(s.lobby) < s.cfg.MaxLobby:
+		return "", false
 	}
-	s.lobby = append(s.lobby, waiting{conn, host})
-	s.stats.Lobby.Store(int64(len(s.lobby)))
+	s.evict(slices.IndexFunc(s.lobby, func(w waiting) bool { return w.host == crowded }))
+	return crowded, true
 }
 
 // evict closes a connection; whoever serves it notices. The mutex is held.

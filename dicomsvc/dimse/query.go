@@ -21,6 +21,7 @@ func (s *Session) startQuery(ctx context.Context, m *Message) error {
 	}
 	c := m.Command
 	refuse := func(status uint16, comment string) error {
+		s.note(operationName(c.Field), status, comment, Advice{})
 		rsp := respond(c, status)
 		rsp.AffectedClass, rsp.ErrorComment = c.AffectedClass, comment
 		return s.conn.Write(m.ContextID, rsp, nil)
@@ -36,7 +37,7 @@ func (s *Session) startQuery(ctx context.Context, m *Message) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	if status := s.register(c.MessageID, stop); status != StatusSuccess {
 		stop(nil)
-		return refuse(status, "")
+		return refuse(status, registerComment(status))
 	}
 	s.begin()
 	s.ops.Add(1)
@@ -46,13 +47,23 @@ func (s *Session) startQuery(ctx context.Context, m *Message) error {
 		defer s.end()
 		defer stop(nil)
 		o := &operation{s: s, ctx: ctx, pc: pc, cmd: c}
-		err := o.run(ds)
+		err := s.server.guarded(func() error { return o.run(ds) })
+		if errors.Is(err, ErrPanic) {
+			s.noteBroken(err)
+		}
 		s.unregister(c.MessageID)
 		if err != nil {
 			s.Abort()
 		}
 	}()
 	return nil
+}
+
+func registerComment(status uint16) string {
+	if status == StatusDuplicateInvoke {
+		return "the message ID is in use by an operation under way"
+	}
+	return "too many operations at once on this association"
 }
 
 // register notes a running operation for C-CANCEL.
@@ -139,6 +150,10 @@ func (o *operation) match(id *dicom.Dataset, status uint16) error {
 }
 
 func (o *operation) final(res Result) error {
+	if res.Status == StatusCoerced && res.Advice.Why == "" {
+		res.Advice.Why = "some sub-operations failed or were warned of"
+	}
+	o.s.note(operationName(o.cmd.Field), res.Status, res.ErrorComment, res.Advice)
 	rsp := o.reply(res.Status)
 	rsp.ErrorComment, rsp.OffendingElements, rsp.Counters = res.ErrorComment, rawTags(res.OffendingElements), res.Counters
 	var list *dicom.Dataset

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"osteon/dicomsvc/dul"
+	"osteon/dicomsvc/refusal"
 )
 
 // ServerConfig configures a Server. Handler is required; every other zero
@@ -22,7 +23,7 @@ type ServerConfig struct {
 	MaxAssociations int
 	// MaxPerAE bounds those of one calling AE title. Default 64.
 	MaxPerAE int
-	// MaxPerHost bounds those of one address. Default 128.
+	// MaxPerHost bounds those of one address, of callers that are not Known. Default 128.
 	MaxPerHost int
 	// Reserve is how many of MaxAssociations only known callers may take.
 	// Default 5 %; it has no effect without Known.
@@ -32,6 +33,10 @@ type ServerConfig struct {
 	// MaxLobby bounds the connections whose association is not open yet, in
 	// all and per address. Default 256 and 64.
 	MaxLobby, MaxLobbyPerHost int
+	// MaxFruitless is how many connections of one address may come to nothing before further ones are closed
+	// at once; fruitlessForgiven of them are forgotten each second. Addresses at which a Known caller was let
+	// in are not held back. Default 200.
+	MaxFruitless int
 
 	// Grace is how long open associations may go on after the end of Serve's
 	// context. Default 30 s.
@@ -41,7 +46,9 @@ type ServerConfig struct {
 	ResponseTime time.Duration
 	Timers       dul.Timers
 	MaxPDU       uint32 // announced; dul.AdvertisedPDU if 0
-	// Log gets counts and refusals; never a title, a UID or an address. Nil
+	// Refusals takes whatever is refused or fails: associations, operations, connections. Nil: none are kept.
+	Refusals *refusal.Log
+	// Log gets what is no refusal; never a title, a UID or an address. Nil
 	// discards.
 	Log *slog.Logger
 }
@@ -52,7 +59,7 @@ func (c *ServerConfig) Validate() error {
 	if c.Handler == nil {
 		errs = append(errs, errors.New("dimse server: Handler is required"))
 	}
-	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost} {
+	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost, c.MaxFruitless} {
 		if n < 0 {
 			errs = append(errs, errors.New("dimse server: a limit is negative"))
 			break
@@ -75,6 +82,7 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	set(&c.MaxPerHost, perHostDefault)
 	set(&c.MaxLobby, lobbyDefault)
 	set(&c.MaxLobbyPerHost, lobbyPerHostDefault)
+	set(&c.MaxFruitless, fruitlessDefault)
 	set(&c.Reserve, c.MaxAssociations*reservePercent/100)
 	if c.Grace == 0 {
 		c.Grace = graceDefault
@@ -93,6 +101,7 @@ type Stats struct {
 	Connections   atomic.Int64 // accepted by the listener
 	Dropped       atomic.Int64 // ended without an association and without a rejection
 	Evicted       atomic.Int64 // of these, closed to make room in the lobby
+	HeldBack      atomic.Int64 // closed at once: too many from there came to nothing
 	Accepted      atomic.Int64
 	Rejected      atomic.Int64 // by decision
 	Limited       atomic.Int64 // by a limit
@@ -111,6 +120,7 @@ type Stats struct {
 	SubOperations atomic.Int64 // of C-GET
 	Cancels       atomic.Int64
 	Notifications atomic.Int64 // N- services
+	Panics        atomic.Int64 // faults of this program, each of which cost an association
 }
 
 // Server serves DIMSE on any number of listeners. It is safe for concurrent
@@ -125,8 +135,9 @@ type Server struct {
 	lobby    lobby
 	total    int
 	perAE    map[string]int
-	perHost  map[string]int
-	draining int // Serve calls whose context has ended
+	perHost  map[string]int // of callers that are not known
+	draining int            // Serve calls whose context has ended
+	throttle throttle
 }
 
 // NewServer checks the configuration and makes a server.
@@ -136,7 +147,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	return &Server{
 		cfg: cfg.withDefaults(), sessions: map[*Session]struct{}{},
-		perAE: map[string]int{}, perHost: map[string]int{},
+		perAE: map[string]int{}, perHost: map[string]int{}, throttle: newThrottle(),
 	}, nil
 }
 
@@ -164,6 +175,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	closing := context.AfterFunc(ctx, func() { l.Close() })
 	defer closing()
 	defer l.Close()
+	wait.Go(func() { s.forgive(ctx) })
 
 	err := s.acceptLoop(ctx, work, l, &wait)
 	if ctx.Err() != nil {
@@ -196,6 +208,10 @@ func (s *Server) acceptLoop(ctx, work context.Context, l net.Listener, wait *syn
 		pause = 0
 		s.stats.Connections.Add(1)
 		host := hostOf(conn)
+		if s.heldBack(host) {
+			dismiss(conn)
+			continue
+		}
 		s.enterLobby(conn, host) // here, so that the lobby's order is that of arrival
 		wait.Add(1)
 		// Ends with its connection, at the latest when work ends.
@@ -238,15 +254,12 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
 	if err != nil {
 		g.leave()
 		g.ended(err)
-		if !dul.IsRejected(err) {
-			s.stats.Dropped.Add(1)
-			s.cfg.Log.Debug("association not opened", "err", err)
-		}
+		g.notOpened(err)
 		return
 	}
 	s.stats.Accepted.Add(1)
 	s.stats.Open.Add(1)
-	session := &Session{ID: s.ids.Add(1), Value: g.decision.Value, conn: NewConn(assoc), server: s}
+	session := &Session{ID: s.ids.Add(1), Value: g.decision.Value, conn: NewConn(assoc), server: s, peer: g.peer}
 	s.addSession(session)
 	err = session.run(ctx)
 	assoc.Close()
@@ -258,6 +271,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
 	} else {
 		s.stats.Broken.Add(1)
 		s.cfg.Log.Debug("association broken", "association", session.ID, "err", err)
+		session.noteBroken(err)
 	}
 	g.ended(err)
 }
@@ -278,85 +292,15 @@ func (s *Server) removeSession(one *Session) {
 	s.mu.Unlock()
 }
 
-// gate counts one association against the limits.
-type gate struct {
-	s        *Server
-	conn     net.Conn
-	host, ae string
-	inside   bool
-	decision Decision
-}
-
-// negotiate applies the limits, then asks the handler.
-func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, *dul.Rejection) {
-	if rej := g.enter(r); rej != nil {
-		g.s.stats.Limited.Add(1)
-		return nil, rej
-	}
-	g.decision = g.s.cfg.Handler.Associate(ctx, r)
-	if g.decision.Rejection != nil || g.decision.Acceptance == nil {
-		g.leave() // now: the peer may take its time to close
-		g.s.stats.Rejected.Add(1)
-	} else {
-		g.s.leaveLobby(g.conn)
-	}
-	return g.decision.Acceptance, g.decision.Rejection
-}
-
-// enter takes a place, or says why there is none. All of these are transient:
-// the peer is to try again (PS3.8 §9.3.4).
-func (g *gate) enter(r *dul.Request) *dul.Rejection {
-	known := g.s.cfg.Known != nil && g.s.cfg.Known(r)
-	s := g.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	limit := s.cfg.MaxAssociations
-	if s.cfg.Known != nil && !known {
-		limit -= s.cfg.Reserve
-	}
-	switch {
-	case s.draining > 0:
-		return dul.RejectCongestion()
-	case s.total >= limit, s.perAE[r.CallingAE] >= s.cfg.MaxPerAE, s.perHost[g.host] >= s.cfg.MaxPerHost:
-		return dul.RejectLocalLimit()
-	}
-	s.total++
-	s.perAE[r.CallingAE]++
-	s.perHost[g.host]++
-	g.ae, g.inside = r.CallingAE, true
-	return nil
-}
-
-// leave gives the place back.
-func (g *gate) leave() {
-	if !g.inside {
-		return
-	}
-	g.inside = false
-	s := g.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	dec(s.perAE, g.ae)
-	dec(s.perHost, g.host)
-}
-
-func dec(m map[string]int, key string) {
-	if m[key]--; m[key] <= 0 {
-		delete(m, key)
-	}
-}
-
-// ended tells the handler about an association it accepted.
-func (g *gate) ended(err error) {
-	if g.decision.Rejection == nil && g.decision.Acceptance != nil && g.decision.Ended != nil {
-		g.decision.Ended(err)
-	}
-}
-
 func hostOf(conn net.Conn) string {
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		return a.IP.String()
 	}
 	return fmt.Sprint(conn.RemoteAddr())
+}
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining > 0
 }

@@ -154,7 +154,8 @@ func TestReleaseWhileRunning(t *testing.T) {
 
 // B19: refused associations leave neither goroutines nor memory.
 func TestManyRejections(t *testing.T) {
-	s := start(t, &archive{associate: func(*dul.Request) *dul.Rejection { return dul.RejectCallingAE() }})
+	s := start(t, &archive{associate: func(*dul.Request) *dul.Rejection { return dul.RejectCallingAE() }},
+		func(c *ServerConfig) { c.MaxFruitless = 2 * rejections })
 	heap := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()

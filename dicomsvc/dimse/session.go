@@ -33,6 +33,7 @@ type Session struct {
 
 	conn   *Conn
 	server *Server
+	peer   peer
 	waits  waiters
 
 	ops struct {
@@ -76,7 +77,7 @@ func (s *Session) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := s.dispatch(ctx, m); err != nil {
+		if err := s.server.guarded(func() error { return s.dispatch(ctx, m) }); err != nil {
 			return err
 		}
 	}
@@ -137,6 +138,7 @@ func (s *Session) dispatch(ctx context.Context, m *Message) error {
 	case NEventRQ, NGetRQ, NSetRQ, NActionRQ, NCreateRQ, NDeleteRQ:
 		return s.notify(ctx, m)
 	}
+	s.note(operationName(c.Field), StatusUnrecognized, "", Advice{Why: "the command is none that a server takes"})
 	return s.conn.Write(m.ContextID, respond(c, StatusUnrecognized), nil)
 }
 
@@ -153,6 +155,7 @@ func (s *Session) context(m *Message) dul.Context {
 func (s *Session) echo(ctx context.Context, m *Message) error {
 	status := s.server.cfg.Handler.Echo(ctx, &EchoRequest{Session: s, Command: m.Command})
 	s.server.stats.Echoes.Add(1)
+	s.note(operationName(CEchoRQ), status, "", Advice{})
 	rsp := respond(m.Command, status)
 	rsp.AffectedClass = m.Command.AffectedClass
 	return s.conn.Write(m.ContextID, rsp, nil)
@@ -176,6 +179,7 @@ func (s *Session) store(ctx context.Context, m *Message) error {
 	} else {
 		s.server.stats.StoresRefused.Add(1)
 	}
+	s.note(operationName(CStoreRQ), res.Status, res.ErrorComment, res.Advice)
 	return s.conn.Write(m.ContextID, storeReply(m.Command, res), nil)
 }
 
@@ -250,6 +254,13 @@ func (s *Session) notify(ctx context.Context, m *Message) error {
 	return answerNotify(ctx, s.conn, m, s, s.server.cfg.Handler.Notify)
 }
 
+// noteResponse notes an N- response; a client, which has no session, notes nothing.
+func (s *Session) noteResponse(field uint16, res NResponse) {
+	if s != nil {
+		s.note(operationName(field), res.Status, res.ErrorComment, res.Advice)
+	}
+}
+
 // answerNotify runs an N- request through a handler, PS3.7 §10.1.
 func answerNotify(ctx context.Context, conn *Conn, m *Message, s *Session, handle func(context.Context, *NRequest) NResponse) error {
 	c := m.Command
@@ -271,6 +282,7 @@ func answerNotify(ctx context.Context, conn *Conn, m *Message, s *Session, handl
 	default:
 		res = handle(ctx, req)
 	}
+	s.noteResponse(c.Field, res)
 	rsp := respond(c, res.Status)
 	rsp.AffectedClass, rsp.AffectedInstance = req.SOPClass, first(res.SOPInstance, req.SOPInstance)
 	rsp.EventType, rsp.ActionType = c.EventType, c.ActionType
