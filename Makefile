@@ -67,6 +67,10 @@ golden: ## refresh golden files; review the difference as behaviour
 bench: ## the packages' own benchmarks
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./erasure/... ./dicomsvc/dicom ./raft/catalog ./node/link
 
+.PHONY: speed
+speed: ## instances a second, CPU and memory of rings that share this machine with their senders, TIME a load (60s)
+	$(GO) test -count=1 -v -timeout 30m -run '^TestSpeed$$' ./cmd/osteon -speed $(or $(TIME),60s)
+
 .PHONY: cover
 cover: ## statement coverage of the unit tests
 	$(GO) test -cover $$($(GO) list ./... | grep -v '/cmd/osteon$$')

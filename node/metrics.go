@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -30,6 +32,7 @@ func (n *Node) metricsHandler() http.Handler {
 	counter("osteon_archive_failed_seals_total", "Sealing attempts that failed.", func() float64 { return float64(s.SealFailed.Load()) })
 	counter("osteon_archive_bad_shards_total", "Shards found missing, corrupt or out of reach while reading.", func() float64 { return float64(s.BadShards.Load()) })
 	gauge("osteon_archive_waiting_instances", "Instances held here that the catalog has not applied.", func() float64 { return float64(n.archive.Waiting()) })
+	gauge("osteon_archive_unsealed_bytes", "Bytes in the catalog that wait to be sealed, in the whole ring.", n.unsealedBytes)
 	gauge("osteon_catalog_applied_index", "Last Raft index that the catalog applied.", func() float64 { return float64(n.cat.Applied()) })
 	gauge("osteon_ring_commit_index", "Last Raft index known to be committed.", func() float64 { return float64(n.ring.CommitIndex()) })
 	gauge("osteon_ring_term", "Raft's term as this node knows it: it grows with every election.", func() float64 { return float64(n.ring.Term()) })
@@ -37,6 +40,21 @@ func (n *Node) metricsHandler() http.Handler {
 	gauge("osteon_node_ready", "1 when the node is ready.", func() float64 { return flag(n.Ready() == nil) })
 	gauge("osteon_node_free_bytes", "Free space of the node's file system.", func() float64 { return float64(n.freeBytes()) })
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// unsealedBytes is what the studies with journalled versions have of these, -1 when the catalog cannot say.
+func (n *Node) unsealedBytes() float64 {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	due, err := n.archive.Unsealed(ctx)
+	if err != nil {
+		return -1
+	}
+	var total int64
+	for _, d := range due {
+		total += d.UnsealedBytes
+	}
+	return float64(total)
 }
 
 func flag(b bool) float64 {
