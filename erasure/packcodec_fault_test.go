@@ -100,6 +100,31 @@ func TestTooFewShards(t *testing.T) {
 	}
 }
 
+// OpenPack that fails has no read under way any more: its caller closes the sources next. Found by FuzzShards.
+func TestOpenPackFailsWithoutReadsLeft(t *testing.T) {
+	p := encodePack(t, specOf(place.Geometry{K: 1, M: 1}, 1), [][2]int{{5000, 100}})
+	sources := p.sources()
+	var reading atomic.Int32
+	sources[0].before = func(ctx context.Context, _ int64, _ int) error { // slow: the copy is read in its place
+		reading.Add(1)
+		defer reading.Add(-1)
+		<-ctx.Done()
+		time.Sleep(20 * time.Millisecond) // as long as a disk may take to notice
+		return ctx.Err()
+	}
+	_, err := OpenPack(t.Context(), PackSpec{
+		Ring: p.spec.Ring, Pack: p.spec.Pack, Encode: p.spec.Encode, Geometry: p.spec.Geometry, Keys: append(p.spec.Keys, PackKey{}),
+		CellBytes: p.info.CellBytes, BlockBytes: p.info.BlockBytes, StreamBytes: p.info.StreamBytes,
+		Sources: []Source{{Shard: sources[0]}, {Shard: sources[1]}}, Hedge: time.Millisecond,
+	})
+	if err == nil {
+		t.Fatal("two keys for one section pass")
+	}
+	if n := reading.Load(); n != 0 {
+		t.Errorf("%d reads go on after OpenPack failed", n)
+	}
+}
+
 // A holder whose own checks pass and whose bytes are wrong (a stale or misdirected shard): found by
 // authentication, decoded around, named. Also two of them at once, one of them parity in use.
 func TestDoubtNamesLiars(t *testing.T) {

@@ -108,10 +108,14 @@ func newPackReader(ctx context.Context, spec PackSpec) (*PackReader, error) {
 	} else {
 		r.regions, err = r.readDirectory(ctx)
 	}
+	if err == nil {
+		err = r.checkLayout()
+	}
 	if err != nil {
+		r.reading.Wait() // the caller, who gets no reader to close, closes the sources next
 		return nil, err
 	}
-	return r, r.checkLayout()
+	return r, nil
 }
 
 // checkLayout refuses regions that do not fill the stream, before any offset is computed from them.
