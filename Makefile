@@ -51,13 +51,15 @@ test-short: ## the quick part of the unit tests
 	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')
 
 .PHONY: test
-test: deps check unit race e2e ## everything that CI runs
+test: deps check unit race fuzz-short e2e ## everything that CI runs
+
+.PHONY: fuzz-short
+fuzz-short: ## fuzz every target of the list in .ci/fuzz for 10 s; fails when one is missing
+	@nice .ci/fuzz 10s
 
 .PHONY: fuzz
-fuzz: ## fuzz every target of PKG for TIME each, e.g. make fuzz PKG=./dicomsvc/dicom TIME=1m
-	@test -n "$(PKG)" || { echo "name a package: make fuzz PKG=./dicomsvc/dicom"; exit 2; }
-	@for target in $$($(GO) test -list '^Fuzz' $(PKG) | grep '^Fuzz'); do \
-		echo "== $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(or $(TIME),30s) $(PKG) || exit 1; done
+fuzz: ## the same for TIME each, or all targets of one package: make fuzz PKG=./dicomsvc/dicom TIME=10m
+	@nice .ci/fuzz $(or $(TIME),2m) $(PKG)
 
 .PHONY: golden
 golden: ## refresh golden files; review the difference as behaviour

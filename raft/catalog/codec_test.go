@@ -306,17 +306,6 @@ func FuzzDecodeRows(f *testing.F) {
 	})
 }
 
-func FuzzMatch(f *testing.F) {
-	f.Add("SMITH*", "smith^john", uint8(0))
-	f.Add("20260101-", "20260102", uint8(1))
-	f.Add("*?*?*a", "aaaa", uint8(2))
-	f.Fuzz(func(t *testing.T, want, value string, n uint8) {
-		vrs := []dicom.VR{dicom.PN, dicom.DA, dicom.LO, dicom.TM, dicom.DT, dicom.IS, dicom.UI, dicom.DS}
-		m := compile(Key{VR: vrs[int(n)%len(vrs)], Values: strings.Split(want, `\`)})
-		m.matches(attribute{vr: m.vr, value: []byte(value)})
-	})
-}
-
 // bodyOf returns the body of a log entry.
 func bodyOf(t testing.TB, entry []byte) []byte {
 	t.Helper()
