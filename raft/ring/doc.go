@@ -20,6 +20,8 @@
 //   - There is at most one snapshot, the newest. At Open the state machine's own applied index is compared with it: a crash
 //     between the arrival of a snapshot and its restore is made good then.
 //   - An entry of a kind this release does not know stops the node (ErrUnknownEntry); it is not even stored.
+//   - A directory may be older than what its server acknowledged (a copy brought back), and nothing on it can show that. So a server can be
+//     opened Gated, as if cut off, until its owner has asked the others and calls Release; Vouch and Acknowledged help with the asking.
 //   - Streams between servers name the incarnation they are meant for; a successor never answers for its predecessor.
 //
 // A server is called NODE#INCARNATION inside Raft, and also addressed by that name, so configurations stay valid when nodes

@@ -165,6 +165,9 @@ func clip(s string) string {
 // serveForward answers one request of another node.
 func (r *Ring) serveForward(ctx context.Context, s link.Stream) {
 	defer func() { _ = s.Close() }() // the reply, if any, was written
+	if !r.layer.released() {
+		return // what this server would say of its term might not be true
+	}
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()

@@ -449,6 +449,14 @@ func (s *logStore) bounds() (first, last uint64) {
 	return s.first, s.last
 }
 
+// end returns the end of the log or, when that is further, of the snapshot, and the current term.
+func (s *logStore) end() End {
+	_, last := s.bounds()
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	return End{Index: max(last, s.pos.snapshot), Term: s.pos.vote.term}
+}
+
 // resume is called once before the library starts, which then reads the log's end afresh. The newest snapshot is of entry at.
 func (s *logStore) resume(at uint64) {
 	s.mu.Lock()

@@ -68,8 +68,25 @@ func (r *Ring) start() (err error) {
 	if err := r.agree(); err != nil {
 		return err
 	}
+	if r.cfg.Vouch != nil {
+		if err := r.cfg.Vouch(r.store.end()); err != nil {
+			return err
+		}
+	}
 	return r.startLibrary()
 }
+
+// Release lets a server that was opened Gated take part in the ring.
+func (r *Ring) Release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.layer.released() {
+		close(r.layer.open)
+	}
+}
+
+// Released reports whether this server takes part in the ring.
+func (r *Ring) Released() bool { return r.layer.released() }
 
 // agree compares mark, log, snapshot and state machine, and makes good what a crash left half done.
 func (r *Ring) agree() error {
@@ -135,7 +152,7 @@ func (r *Ring) startLibrary() error {
 	conf.NoLegacyTelemetry = true
 	conf.Logger = logger
 	conf.NotifyCh = notify
-	rf, err := raft.NewRaft(conf, machine{r}, guard{r.store}, guard{r.store}, r.snaps, r.trans)
+	rf, err := raft.NewRaft(conf, machine{r}, guard{r.store}, guard{r.store}, r.snaps, witness{r.trans, &r.acked})
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

@@ -96,7 +96,12 @@ type Config struct {
 	// Existing says that this server has run before: then an empty Dir, such as a disk not mounted or replaced, is
 	// ErrShortLog instead of a new beginning under an old name.
 	Existing bool
-	Link     Link
+	// Vouch, when set, is asked before Raft starts whether what is on disk may be used; its error is that of Open.
+	Vouch func(End) error
+	// Gated keeps this server out of the ring, as if it were cut off, until Release: it neither asks for votes nor gives
+	// any, and acknowledges nothing.
+	Gated bool
+	Link  Link
 	// MAC is the ring's keyed hash over length-prefixed parts.
 	MAC func(parts ...[]byte) [32]byte
 	// Now is the clock for LastContact. Safety never depends on it.
@@ -123,6 +128,9 @@ type Config struct {
 	SnapshotCheck                                                  time.Duration
 }
 
+// End is where a log ends, and the term that its server has reached.
+type End struct{ Index, Term uint64 }
+
 // Server is a member of the ring.
 type Server struct {
 	Node        place.NodeID
@@ -139,6 +147,7 @@ type Ring struct {
 	raft   *raft.Raft
 	layer  *streamLayer
 	trans  *raft.NetworkTransport
+	acked  acknowledged
 	store  *logStore
 	snaps  *snapStore
 	reads  verifier

@@ -27,6 +27,7 @@ type streamLayer struct {
 	own      uint64 // incarnation
 	patience time.Duration
 	inbound  chan *raftConn
+	open     chan struct{}   // closed once this server takes part: see Ring.Release
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	handlers sync.WaitGroup
@@ -39,7 +40,10 @@ type streamLayer struct {
 func newStreamLayer(cfg Config) *streamLayer {
 	l := &streamLayer{
 		link: cfg.Link, self: cfg.Self, own: cfg.Incarnation, patience: cfg.RPCTimeout,
-		inbound: make(chan *raftConn, acceptBacklog), conns: map[*raftConn]struct{}{},
+		inbound: make(chan *raftConn, acceptBacklog), conns: map[*raftConn]struct{}{}, open: make(chan struct{}),
+	}
+	if !cfg.Gated {
+		close(l.open)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
@@ -96,6 +100,11 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, timeout)
 	defer cancel()
+	select { // outlasting the timeout here keeps the library from trying, and complaining, without a pause
+	case <-l.open:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: this server is kept out of the ring", ErrRefused)
+	}
 	s, err := l.link.OpenStream(ctx, node, link.ClassRaft, link.KindRaft)
 	if err != nil {
 		return nil, err
@@ -133,7 +142,7 @@ func (l *streamLayer) serve(ctx context.Context, s link.Stream) {
 	l.mu.Unlock()
 	defer l.handlers.Done()
 
-	if !l.welcome(ctx, s) {
+	if !l.released() || !l.welcome(ctx, s) {
 		return
 	}
 	c, ok := l.track(s)
@@ -166,6 +175,16 @@ func (l *streamLayer) welcome(ctx context.Context, s link.Stream) bool {
 		return false
 	}
 	return string(b[:4]) == greetingMagic && b[4] == formatVersion && binary.LittleEndian.Uint64(b[8:]) == l.own
+}
+
+// released reports whether this server takes part in the ring.
+func (l *streamLayer) released() bool {
+	select {
+	case <-l.open:
+		return true
+	default:
+		return false
+	}
 }
 
 // Accept implements net.Listener.
