@@ -4,12 +4,13 @@
 //	db, err := local.Open(local.Config{FS: vault.FS(), Dir: dir})
 //	err = db.Hold(pack, encode, index, generation) // ErrStaleGeneration when a newer one is on record
 //
-// It holds four things:
+// It holds five things:
 //
 //   - the holder index: for which placement generation of its pack each shard on this node was written or last confirmed, so
 //     that a node with an old view of the ring cannot write or read a shard that has moved on;
 //   - the spool index: instances acknowledged here that no second site has yet, in order of arrival;
 //   - the scrub cursor: how far the patrol over the shards has come;
+//   - what is remembered of other nodes, by which one that comes back with an older disk, or twice, is found out;
 //   - small named values.
 //
 // # Keys and values, little-endian values, big-endian numbers in keys
@@ -21,6 +22,8 @@
 //	'c'                              version u8 = 1 | round u64 | pack 16 | encode 16 | index u16
 //	                                 | checked u64 | bad u64 | started i64 | updated i64 (Unix ns)
 //	'n' | name                       version u8 = 1 | value                     a named value
+//	'p' | node 16                    version u8 = 1 | incarnation u64 | boot u64 | instance 16 | index u64 | term u64
+//	                                 | length u16 | doubt                        what is remembered of another node
 //
 // Pebble adds checksums; its file system encrypts.
 //
@@ -69,6 +72,7 @@ const (
 	tableKey    = 'k'
 	tableCursor = 'c'
 	tableNamed  = 'n'
+	tableSeen   = 'p'
 
 	recordVersion = 1
 	// formatVersion is Pebble's; it is raised by a migration, never by an upgrade of the library.

@@ -239,7 +239,7 @@ func TestGoldenRecords(t *testing.T) {
 	pack, encode := sampleCursor().Pack, sampleCursor().Encode
 	key, err := holderKey(pack, encode, 258)
 	must(t, err)
-	for name, got := range map[string][]byte{"cursor-v1.bin": sampleCursor().encode(), "holder-key-v1.bin": key, "format-v1.bin": formatRecord} {
+	for name, got := range map[string][]byte{"cursor-v1.bin": sampleCursor().encode(), "holder-key-v1.bin": key, "format-v1.bin": formatRecord, "seen-v1.bin": sampleSeen().encode()} {
 		path := filepath.Join("testdata", name)
 		if *update {
 			must(t, os.MkdirAll("testdata", 0o755))
