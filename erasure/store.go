@@ -166,7 +166,7 @@ func Open(cfg Config) (*Store, error) {
 	if s.cfg.Free == nil {
 		s.cfg.Free = s.diskFree
 	}
-	if err := cfg.FS.MkdirAll(s.shardDir(), 0o700); err != nil {
+	if err := vault.MakeDir(cfg.FS, s.shardDir()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), j.Close())
 	}
 	if cfg.Mesh != nil {

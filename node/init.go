@@ -169,7 +169,7 @@ func vacate(cfg Config, env Env) error {
 
 // createVault makes the directory, its root key, and the keys: new ones, or those of a bundle.
 func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vault.Vault, error) {
-	if err := env.FS.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := vault.MakeDir(env.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("make %s: %w", cfg.Dir, err)
 	}
 	path := rootKeyPath(cfg, env)
@@ -181,7 +181,7 @@ func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vaul
 		return nil, fmt.Errorf("root key: %w", err)
 	}
 	vcfg := vaultConfig(cfg, env, ringID, root)
-	if err := env.FS.MkdirAll(vcfg.Dir, 0o700); err != nil {
+	if err := vault.MakeDir(env.FS, vcfg.Dir); err != nil {
 		return nil, fmt.Errorf("make %s: %w", vcfg.Dir, err)
 	}
 	var v *vault.Vault

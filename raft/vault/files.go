@@ -67,14 +67,14 @@ func readFile(fs vfs.FS, path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// makeDir makes dir where missing, and every parent that is missing, each durable in its own parent.
-func makeDir(fs vfs.FS, dir string) error {
+// MakeDir makes dir where missing, and every parent that is missing, each durable in its own parent.
+func MakeDir(fs vfs.FS, dir string) error {
 	if _, err := fs.Stat(dir); !oserror.IsNotExist(err) {
 		return err
 	}
 	parent := fs.PathDir(dir)
 	if parent != dir {
-		if err := makeDir(fs, parent); err != nil {
+		if err := MakeDir(fs, parent); err != nil {
 			return err
 		}
 	}

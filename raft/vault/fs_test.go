@@ -325,7 +325,7 @@ func TestPebbleCrash(t *testing.T) {
 	rng := mathrand.New(mathrand.NewPCG(seed, 1))
 	mem := vfs.NewCrashableMem()
 	v := newVaultOver(t, mem)
-	must(t, makeDir(mem, "/db"))
+	must(t, MakeDir(mem, "/db"))
 	db, err := pebble.Open("/db", options(v.FS()))
 	must(t, err)
 	d, err := mem.OpenDir("/")

@@ -131,7 +131,7 @@ func store(cfg Config, keys keyring) (*Vault, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write keys %s: %w", cfg.keysPath(), err)
 	}
-	if err := makeDir(cfg.FS, cfg.Dir); err != nil {
+	if err := MakeDir(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("write keys %s: %w", cfg.keysPath(), err)
 	}
 	if err := writeNew(cfg.FS, cfg.keysPath(), file); err != nil {
