@@ -1,0 +1,193 @@
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+
+	"osteon/erasure/place"
+	"osteon/node"
+)
+
+// Node is one machine of the ring: its disk and clock stay, its process comes and goes.
+type Node struct {
+	Name  string
+	Site  place.SiteID
+	Disk  *Disk
+	Clock *Clock
+
+	ring *Ring
+	host *host
+
+	mu         sync.Mutex
+	process    *process // nil: down
+	generation int
+	fenced     error
+}
+
+// process is one run of a node.
+type process struct {
+	node  *node.Node
+	stop  context.CancelFunc
+	ended chan struct{} // closed when Serve has returned
+	err   error         // of Serve; read after ended
+}
+
+// config is what the node is configured with: no front doors, small sizes, short waits.
+func (n *Node) config() node.Config {
+	cfg := node.Config{Dir: "/osteon"}
+	cfg.DIMSE.Listen, cfg.HTTP.Listen = node.Off, node.Off
+	cfg.Link.Listen = fmt.Sprintf("%s:%d", n.host.ip, linkPort)
+	if n.ring.cfg.Configure != nil {
+		n.ring.cfg.Configure(n.Name, &cfg)
+	}
+	cfg.Fill()
+	return cfg
+}
+
+func (n *Node) env() node.Env {
+	return node.Env{
+		FS: n.Disk.Mount(), Rand: newRandom(n.ring.random()), Now: n.Clock.Now, Log: n.logger(),
+		ListenPacket: func(address string) (net.PacketConn, error) { return n.ring.Net.listen(n.host, address) },
+		Listen:       func(string, string) (net.Listener, error) { return newSilent(), nil },
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, fmt.Errorf("%s dials nobody", n.Name)
+		},
+	}
+}
+
+// random is a source of bytes for one process.
+type random struct {
+	mu sync.Mutex
+
+	from *rand.ChaCha8
+}
+
+func newRandom(seed *rand.Rand) io.Reader {
+	var key [32]byte
+	for i := range key {
+		key[i] = byte(seed.Uint32())
+	}
+	return &random{from: rand.NewChaCha8(key)}
+}
+
+func (r *random) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.from.Read(p)
+}
+
+// Start starts the node's process; it fails the test when the node does not open.
+func (n *Node) Start() {
+	n.ring.t.Helper()
+	if err := n.TryStart(); err != nil {
+		n.ring.t.Fatalf("start %s: %v", n.Name, err)
+	}
+}
+
+// TryStart starts the node's process unless it runs.
+func (n *Node) TryStart() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process != nil {
+		return nil
+	}
+	opened, err := node.Open(n.config(), n.env())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &process{node: opened, stop: cancel, ended: make(chan struct{})}
+	n.process = p
+	n.generation++
+	n.fenced = nil
+	go func() { // ends with stop; Stop or Ring.Close waits for it
+		p.err = opened.Serve(ctx)
+		close(p.ended)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.process == p { // it ended by itself
+			n.process, n.fenced = nil, p.err
+			n.ring.Logf("%s ended by itself: %v", n.Name, p.err)
+		}
+	}()
+	return nil
+}
+
+// Node returns the running node, nil while it is down.
+func (n *Node) Node() *node.Node {
+	running, _ := n.Current()
+	return running
+}
+
+// Current returns the running node and its generation: if that is another after a call, the answer of
+// the call says nothing.
+func (n *Node) Current() (*node.Node, int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process == nil {
+		return nil, n.generation
+	}
+	return n.process.node, n.generation
+}
+
+// Fenced returns why the last process ended by itself, nil if it did not.
+func (n *Node) Fenced() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fenced
+}
+
+// take takes the process away from the node.
+func (n *Node) take() *process {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.process
+	n.process = nil
+	if p != nil {
+		n.generation++
+	}
+	return p
+}
+
+// Stop stops the process in order and waits for its end.
+func (n *Node) Stop() {
+	p := n.take()
+	if p == nil {
+		return
+	}
+	p.stop()
+	<-p.ended
+	if p.err != nil {
+		n.ring.Logf("%s stopped: %v", n.Name, p.err)
+	}
+}
+
+// Kill ends the process at once; everything that it wrote stays.
+func (n *Node) Kill() { n.end(n.Disk.Detach) }
+
+// PowerCut ends the machine: what was synced stays, and about the given share of what was not, with torn writes.
+func (n *Node) PowerCut(keep float64) {
+	rng := n.ring.random()
+	n.end(func() { n.Disk.PowerCut(rng, keep) })
+}
+
+// Wipe ends the process and empties the disk.
+func (n *Node) Wipe() {
+	n.end(func() { n.Disk.Restore(NewDisk()) })
+}
+
+// end takes the process away from network and disk; it may be called from a Watch of the disk.
+func (n *Node) end(disk func()) {
+	n.ring.Net.detach(n.host)
+	disk()
+	p := n.take()
+	if p == nil {
+		return
+	}
+	p.stop()
+	n.ring.leaving.Go(func() { <-p.ended })
+}
