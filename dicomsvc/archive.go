@@ -96,6 +96,7 @@ type Archive struct {
 	manifests manifestCache
 	intakes   intakes
 	draining  atomic.Bool
+	poison    poison
 	stats     Stats
 
 	stop context.CancelFunc
@@ -138,6 +139,7 @@ func Open(cfg Config) (*Archive, error) {
 	}
 	a := &Archive{cfg: cfg, catalog: cfg.Catalog, sealing: make(chan struct{}, 1)}
 	a.pending.init()
+	a.poison.init(cfg.Now)
 	store, err := cfg.Store(Callbacks{Held: a.heldForPeer, BadShard: a.badShard})
 	if err != nil {
 		return nil, err

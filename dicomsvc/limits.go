@@ -68,4 +68,8 @@ const (
 	// rewriteKeepBytes is the largest object that is read once, and kept in memory, to be rewritten in another
 	// transfer syntax; a CT slice has half of it.
 	rewriteKeepBytes = 1 << 20
+	// poisonStrikes is how often an object may make this node panic before it is refused at once.
+	poisonStrikes = 3
+	// poisonMax bounds the objects whose strikes are remembered.
+	poisonMax = 1024
 )

@@ -51,6 +51,9 @@ type PutRequest struct {
 	Body io.Reader
 	// CallingAE is the sender's AE title, kept as provenance.
 	CallingAE string
+	// ClaimedUID is the SOP Instance UID that something beside the data set names, file meta information for
+	// instance; it is not held against the data set. Empty: SOPInstanceUID.
+	ClaimedUID string
 }
 
 // PutResult is what Put acknowledged.
@@ -69,11 +72,20 @@ type PutResult struct {
 //
 // Errors: ErrMismatch when the data set's UIDs are not those of the command or of the study asked for,
 // ErrMalformed and ErrLimit when it cannot be read, ErrResources and ErrFull when it cannot be made safe
-// now, ErrDraining, ErrDenied. The identifying UIDs in the result are set as far as they were read.
+// now, ErrDraining, ErrDenied, ErrPoison when the object made the node panic before. The identifying UIDs in
+// the result are set as far as they were read.
 func (a *Archive) Put(ctx context.Context, req PutRequest) (PutResult, error) {
 	c := access{act: ActionStore, began: a.cfg.Now()}
 	var result PutResult
-	var err error
+	survived, err := a.poison.watch(req)
+	if err != nil {
+		a.stats.Refused.Add(1)
+		c.who = req.Principal
+		c.who.Node = a.cfg.Self
+		a.record(ctx, &c, err)
+		return PutResult{SOPClassUID: req.SOPClassUID, SOPInstanceUID: req.SOPInstanceUID}, err
+	}
+	defer survived()
 	if c.who, err = a.permit(req.Principal, ActionStore); err == nil {
 		result, err = a.put(ctx, req)
 	} else {

@@ -5,8 +5,8 @@ import "time"
 const (
 	// eventsMax bounds the record: some 400 bytes each, so half a MiB.
 	eventsMax = 1024
-	// perSourceMax bounds the events of one address; further titles from there share one event, so that a
-	// caller who makes up a title for each call has no more than that.
+	// perSourceMax bounds the events of one address; further ones from there share one event a
+	// code, so that a caller who makes up a title for each call has little more than that.
 	perSourceMax = 48
 	// spanMax is how long repetitions are counted into one event; then another begins, so that the record
 	// tells when a fault that lasts was seen.

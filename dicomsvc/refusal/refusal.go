@@ -78,7 +78,7 @@ func NewLog(cfg Config) *Log {
 	return &Log{cfg: cfg, byKey: map[key]*Event{}, sources: map[string]int{}, classes: map[class]int{}}
 }
 
-// Several stands for a title where one address used too many to keep each.
+// Several stands for the titles of one address that has too many events to keep each.
 const Several = "(several)"
 
 // Note records an event; its times and count are set here.
@@ -106,7 +106,7 @@ func (l *Log) note(e Event, now time.Time) *Event {
 		return known
 	}
 	if l.sources[e.From] >= perSourceMax {
-		e.Calling, e.Called = Several, Several
+		e.Calling, e.Called, e.Why = Several, Several, "further refusals of callers at this address; see its events before"
 		if known := l.find(&e, now); known != nil {
 			known.Count++
 			known.Last = now

@@ -29,10 +29,16 @@ func (s *Server) Move(ctx context.Context, r *dimse.MoveRequest, p *dimse.Progre
 	work, release := finishing(ctx, s.waits.cancel)
 	defer release()
 	m := &move{transfer: t, request: r, address: address}
-	if err := m.run(ctx, work); err != nil && ctx.Err() == nil {
+	err = m.run(ctx, work)
+	result := t.result(ctx)
+	if err != nil && ctx.Err() == nil {
 		s.cfg.Log.Warn("move destination failed", "session", t.session, "err", err)
+		result.Advice = dimse.Advice{
+			Why: "destination " + r.Destination + " failed: " + err.Error(),
+			Do:  "see that it is up and takes what is sent: osteon ae test " + r.Destination,
+		}
 	}
-	return t.result(ctx)
+	return result
 }
 
 // move is a C-MOVE under way.

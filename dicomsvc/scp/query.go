@@ -35,7 +35,7 @@ func failure(err error) dimse.Result {
 	if status == dicomsvc.StatusProcessing {
 		status = dimse.StatusCannotUnderstand // PS3.4 Table C.4-1: unable to process
 	}
-	return dimse.Result{Status: status, ErrorComment: comment(err)}
+	return dimse.Result{Status: status, ErrorComment: comment(err), Advice: dimse.Advice{Do: dicomsvc.Remedy(err)}}
 }
 
 // uniqueKey is the unique key of a level (PS3.4 §C.6.1.1, §C.6.2.1).

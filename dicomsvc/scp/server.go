@@ -11,6 +11,7 @@ import (
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dimse"
 	"osteon/dicomsvc/dul"
+	"osteon/dicomsvc/refusal"
 )
 
 // Config is what a Server is made of. Archive, AETitle and Now are required.
@@ -31,8 +32,11 @@ type Config struct {
 	// Relational answers queries that lack the unique keys of upper levels although the caller did not
 	// negotiate it (PS3.4 §C.5.1); some callers expect that.
 	Relational bool
-	// AssociationsMax bounds the associations open at once; 0: the default of package dimse.
-	AssociationsMax int
+	// AssociationsMax bounds the associations open at once, PerAEMax those of one calling title, PerHostMax those
+	// of one address whose callers are not Known; 0: the defaults of package dimse.
+	AssociationsMax, PerAEMax, PerHostMax int
+	// Refusals takes whatever is refused or fails; nil: none is kept.
+	Refusals *refusal.Log
 	// Grace is how long open associations may go on once Serve is told to end; 0: the default of package
 	// dimse.
 	Grace time.Duration
@@ -68,7 +72,8 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, waits: defaultWaits(), turns: map[string]chan struct{}{}}
 	srv, err := dimse.NewServer(dimse.ServerConfig{
-		Handler: s, MaxAssociations: cfg.AssociationsMax, Grace: cfg.Grace, Log: cfg.Log,
+		Handler: s, MaxAssociations: cfg.AssociationsMax, MaxPerAE: cfg.PerAEMax, MaxPerHost: cfg.PerHostMax,
+		Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
 		Known: func(r *dul.Request) bool { return cfg.Known(r.CallingAE) },
 	})
 	if err != nil {
@@ -88,18 +93,46 @@ func (s *Server) Stats() *dimse.Stats { return s.dimse.Stats() }
 func (s *Server) Associate(_ context.Context, r *dul.Request) dimse.Decision {
 	switch {
 	case errors.Is(s.cfg.Archive.Ready(), dicomsvc.ErrDraining): // a full disk refuses objects, not reads
-		return dimse.Decision{Rejection: dul.RejectCongestion()}
+		return dimse.Decision{Rejection: dul.RejectCongestion(), Advice: dimse.Advice{
+			Why: dicomsvc.ErrDraining.Error(), Do: dicomsvc.Remedy(dicomsvc.ErrDraining)}}
 	case s.cfg.StrictCalled && r.CalledAE != s.cfg.AETitle:
-		return dimse.Decision{Rejection: dul.RejectCalledAE()}
+		return dimse.Decision{Rejection: dul.RejectCalledAE(), Advice: dimse.Advice{
+			Why: "the called title is not this node's",
+			Do:  "let the peer call " + s.cfg.AETitle + ", or set dimse.strict_called: false in the configuration"}}
 	case !s.cfg.Promiscuous && !s.cfg.Known(r.CallingAE):
-		return dimse.Decision{Rejection: dul.RejectCallingAE()}
+		return dimse.Decision{Rejection: dul.RejectCallingAE(), Advice: dimse.Advice{
+			Why: "the calling title is not configured",
+			Do:  "add the AE to aes: in the configuration, or set promiscuous where only this machine can call"}}
 	}
 	answer, relational := negotiate(r)
+	s.noteContexts(r, answer)
 	return dimse.Decision{Acceptance: answer, Value: &caller{
 		principal:  dicomsvc.Principal{Kind: dicomsvc.PrincipalAE, Name: r.CallingAE},
 		title:      r.CallingAE,
 		relational: relational,
 	}}
+}
+
+// noteContexts notes an association of which no context was accepted: it opens and cannot do anything
+// (PS3.8 §9.3.3.2).
+func (s *Server) noteContexts(r *dul.Request, answer *dul.Acceptance) {
+	why := dimse.Advice{Why: "none of the proposed SOP classes is offered", Do: "see the conformance statement for what is offered"}
+	code, words := "3", "abstract-syntax-not-supported (provider rejection)"
+	for _, c := range answer.Contexts {
+		switch c.Result {
+		case dul.ContextAccepted:
+			return
+		case dul.ContextTransferSyntaxes:
+			code, words = "4", "transfer-syntaxes-not-supported (provider rejection)"
+			why = dimse.Advice{Why: "none of the proposed transfer syntaxes is taken", Do: "let the peer propose Explicit or Implicit VR Little Endian"}
+		}
+	}
+	host := ""
+	if r.RemoteAddr != nil {
+		host, _, _ = net.SplitHostPort(r.RemoteAddr.String())
+	}
+	s.cfg.Refusals.Note(refusal.Event{What: "presentation contexts", Calling: r.CallingAE, Called: r.CalledAE, From: host,
+		Code: code, Words: words, Why: why.Why, Do: why.Do})
 }
 
 // caller is what a session remembers of its peer.

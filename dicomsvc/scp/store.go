@@ -19,7 +19,8 @@ func (s *Server) Echo(context.Context, *dimse.EchoRequest) uint16 { return dimse
 // not stored.
 func (s *Server) Store(ctx context.Context, r *dimse.StoreRequest) dimse.StoreResponse {
 	if !isStorage(r.SOPClass) {
-		return dimse.StoreResponse{Status: dimse.StatusClassNotSupported, ErrorComment: "this SOP class is not stored"}
+		return dimse.StoreResponse{Status: dimse.StatusClassNotSupported, ErrorComment: "this SOP class is not stored",
+			OffendingElements: []dicom.Tag{affectedClass}}
 	}
 	from := callerOf(r.Session)
 	result, err := s.cfg.Archive.Put(ctx, dicomsvc.PutRequest{
@@ -28,7 +29,7 @@ func (s *Server) Store(ctx context.Context, r *dimse.StoreRequest) dimse.StoreRe
 	})
 	if err != nil {
 		s.cfg.Log.Warn("object refused", "session", r.Session.ID, "err", err)
-		return refusal(r, result, err)
+		return refused(r, result, err)
 	}
 	response := dimse.StoreResponse{Status: dimse.StatusSuccess}
 	if result.Outcome == dicomsvc.OutcomeFurtherVersion || result.Outcome == dicomsvc.OutcomeLimbo {
@@ -37,9 +38,10 @@ func (s *Server) Store(ctx context.Context, r *dimse.StoreRequest) dimse.StoreRe
 	return response
 }
 
-// refusal names the element at fault where one is.
-func refusal(r *dimse.StoreRequest, result dicomsvc.PutResult, err error) dimse.StoreResponse {
-	response := dimse.StoreResponse{Status: dicomsvc.DIMSEStatus(err), ErrorComment: comment(err)}
+// refused names the element at fault where one is.
+func refused(r *dimse.StoreRequest, result dicomsvc.PutResult, err error) dimse.StoreResponse {
+	response := dimse.StoreResponse{Status: dicomsvc.DIMSEStatus(err), ErrorComment: comment(err),
+		Advice: dimse.Advice{Do: dicomsvc.Remedy(err)}}
 	var attribute *dicom.AttributeError
 	var parse *dicom.ParseError
 	switch {
@@ -54,17 +56,31 @@ func refusal(r *dimse.StoreRequest, result dicomsvc.PutResult, err error) dimse.
 	case errors.As(err, &parse) && parse.Tag != 0:
 		response.OffendingElements = []dicom.Tag{parse.Tag}
 	}
+	response.Advice.Why = why(err, response.ErrorComment)
 	return response
+}
+
+// why is the reason for this node's admin: the comment, without the offset, which would make each a reason of
+// its own.
+func why(err error, comment string) string {
+	var parse *dicom.ParseError
+	if errors.As(err, &parse) {
+		return fmt.Sprintf("%s: element %v: %s", dicomsvc.Kind(err), parse.Tag, parse.What)
+	}
+	return comment
 }
 
 // Notify refuses the N- services, none of which is offered.
 func (s *Server) Notify(context.Context, *dimse.NRequest) dimse.NResponse {
-	return dimse.NResponse{Status: dimse.StatusClassNotSupported}
+	return dimse.NResponse{Status: dimse.StatusClassNotSupported, ErrorComment: "the N- services are not offered"}
 }
+
+// affectedClass is (0000,0002), Affected SOP Class UID, of a command (PS3.7 §E.1).
+const affectedClass dicom.Tag = 0x0000_0002
 
 // kinds are the errors whose own words a peer is told; what they wrap may speak of this node's inside.
 var kinds = []error{
-	dicomsvc.ErrFull, dicomsvc.ErrDraining, dicomsvc.ErrResources, dicomsvc.ErrUnavailable, dicomsvc.ErrMismatch,
+	dicomsvc.ErrPoison, dicomsvc.ErrFull, dicomsvc.ErrDraining, dicomsvc.ErrResources, dicomsvc.ErrUnavailable, dicomsvc.ErrMismatch,
 	dicomsvc.ErrUnsupported, dicomsvc.ErrDenied, dicomsvc.ErrNotFound, dicomsvc.ErrLimit, dicomsvc.ErrConflict,
 	dicomsvc.ErrCorrupt, dicomsvc.ErrMalformed,
 }
