@@ -61,6 +61,10 @@ fuzz-short: ## fuzz every target of the list in .ci/fuzz for 10 s; fails when on
 fuzz: ## the same for TIME each, or all targets of one package: make fuzz PKG=./dicomsvc/dicom TIME=10m
 	@nice .ci/fuzz $(or $(TIME),2m) $(PKG)
 
+.PHONY: planted
+planted: ## show that each planted bug is caught by a test (BUG=name for one)
+	$(GO) run ./cmd/planted $(BUG)
+
 .PHONY: golden
 golden: ## refresh golden files; review the difference as behaviour
 	$(GO) test ./... -run Golden -update

@@ -7,6 +7,7 @@ import (
 
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 	"osteon/raft/catalog"
 )
 
@@ -127,6 +128,9 @@ func (a *Archive) collectEncodes(ctx context.Context) error {
 		case catalog.EncodeAborted, catalog.EncodeSuperseded:
 			errs = append(errs, a.forgetEncode(ctx, e))
 		case catalog.EncodeBegun:
+			if plant.Is(plant.EncodeCollectedEarly) {
+				errs = append(errs, a.forgetEncode(ctx, e))
+			}
 			errs = append(errs, a.abortStale(ctx, e))
 		}
 	}

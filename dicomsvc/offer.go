@@ -10,6 +10,7 @@ import (
 
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 	"osteon/raft/catalog"
 )
 
@@ -307,6 +308,9 @@ func (a *Archive) replay() (err error) {
 			continue
 		case err != nil && !isNotFound(err):
 			a.cfg.Log.Error("look up journalled object", "err", err)
+		}
+		if plant.Is(plant.ReplayForgotten) {
+			continue
 		}
 		item, err := a.journalItem(v)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"osteon/erasure"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 	"osteon/raft/catalog"
 	"osteon/raft/vault"
 )
@@ -405,6 +406,11 @@ func (t *attempt) finish(ctx context.Context, info erasure.PackInfo) error {
 	}
 	for _, r := range info.Roots {
 		seal.Roots = append(seal.Roots, r)
+	}
+	if plant.Is(plant.JournalFreedEarly) {
+		for _, e := range t.entries {
+			t.archive.store.Journal().Drop(journal.Key(e.Version))
+		}
 	}
 	if err := t.archive.propose(ctx, seal); err != nil {
 		return fmt.Errorf("record pack: %w", err)

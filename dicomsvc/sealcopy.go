@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"osteon/dicomsvc/dicom"
+	"osteon/erasure/plant"
 )
 
 // copyDescribed copies a whole object to w, proves its digest, and describes it on the way. An object
@@ -25,7 +26,7 @@ func copyDescribed(w io.Writer, o *Object) ([]byte, error) {
 	}
 	var digest [sha256.Size]byte
 	pass.hash.Sum(digest[:0])
-	if digest != o.instance.Digest || pass.size != o.Size() {
+	if digest != o.instance.Digest && !plant.Is(plant.SealDigestNotCompared) || pass.size != o.Size() {
 		return nil, fmt.Errorf("%w: SHA-256 differs from the one recorded at arrival", ErrCorrupt)
 	}
 	if scanErr != nil {

@@ -9,6 +9,7 @@ import (
 
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 )
 
 var (
@@ -124,6 +125,10 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 	r.results = make(chan partnerResult, len(order)+1)
 	r.running = map[place.NodeID]time.Time{}
 	next := 0
+	if plant.Is(plant.PartnerNotAwaited) && first != nil {
+		acked.Holders = append(acked.Holders, first.node.ID)
+		return acked, nil
+	}
 	if first != nil {
 		next = 1
 		r.running[first.node.ID] = r.store.cfg.Now()
@@ -193,7 +198,7 @@ func (r *replication) decide(acked Acked, sameSite bool) (Acked, error) {
 	case sameSite && !otherSites:
 		return acked, nil
 	case sameSite && cfg.Degraded == AckLocal:
-		acked.Spooled = true
+		acked.Spooled = !plant.Is(plant.SpoolNotMarked)
 		return acked, nil
 	case len(acked.Holders) == 1 && (cfg.Single || r.store.alone()):
 		acked.Single, acked.Spooled = true, otherSites

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"osteon/erasure/journal"
+	"osteon/erasure/plant"
 )
 
 // ownCopy is an object on its way into this node's own journal. A goroutine of its own writes to the disk,
@@ -238,7 +239,7 @@ func (s *Store) room() error {
 	}
 	s.space.asked, s.space.err = now, nil
 	free, total, err := s.cfg.Free()
-	if err == nil && total > 0 && free < total/100*freeReservePercent {
+	if err == nil && !plant.Is(plant.FullDiskIgnored) && total > 0 && free < total/100*freeReservePercent {
 		s.space.err = fmt.Errorf("%w: less than %d %% of the disk is free", journal.ErrFull, freeReservePercent)
 	}
 	return s.space.err

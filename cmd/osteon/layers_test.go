@@ -14,7 +14,8 @@ import (
 // rooms is the layer table of ARCHITECTURE.md: a package may import packages of this module only from
 // rooms with a smaller floor. Every package of the module has a row.
 var rooms = map[string]int{
-	"cmd/osteon": 9,
+	"cmd/osteon":  9,
+	"cmd/planted": 9,
 
 	"bench": 8,
 
@@ -44,6 +45,7 @@ var rooms = map[string]int{
 	"raft/vault":       1,
 
 	"erasure/place": 0,
+	"erasure/plant": 0,
 }
 
 // gates names, for each engine, the only packages that may import it.
@@ -72,8 +74,8 @@ var walls = map[string][]string{
 
 // seams are calls that reach past a seam; only the named packages, which own them, may make them.
 var seams = map[string][]string{
-	"time.Now":                {"cmd/osteon", "node", "bench"},
-	"time.Since":              {"cmd/osteon", "node", "bench"},
+	"time.Now":                {"cmd/osteon", "cmd/planted", "node", "bench"},
+	"time.Since":              {"cmd/osteon", "cmd/planted", "node", "bench"},
 	"time.Until":              {"cmd/osteon", "node", "bench"},
 	"os.Open":                 {"cmd/osteon", "node", "bench"},
 	"os.OpenFile":             {"cmd/osteon", "node", "bench"},

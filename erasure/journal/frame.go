@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+
+	"osteon/erasure/plant"
 )
 
 type frameType byte
@@ -93,6 +95,9 @@ func aad(head []byte, segment uint64) (b [aadBytes]byte) {
 }
 
 func (h *frame) nonce() (n [nonceBytes]byte) {
+	if plant.Is(plant.NonceReused) {
+		return n
+	}
 	binary.LittleEndian.PutUint32(n[:], h.counter)
 	return n
 }

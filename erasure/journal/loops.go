@@ -3,6 +3,8 @@ package journal
 import (
 	"encoding/binary"
 	"fmt"
+
+	"osteon/erasure/plant"
 )
 
 // commit is a commit record that has its place and waits for the sync.
@@ -38,7 +40,7 @@ func (j *Journal) syncLoop() {
 		j.mu.Unlock()
 		err := j.sync(round)
 		j.mu.Lock()
-		if err != nil {
+		if err != nil && !plant.Is(plant.FsyncErrorIgnored) {
 			_ = j.fenceLocked(err) // every caller hears of it from its own operation
 			continue
 		}
@@ -92,7 +94,7 @@ func (j *Journal) sync(round []turn) error {
 				return fmt.Errorf("end segment %d: %w", r.tail.number, err)
 			}
 		}
-		if !r.syncs {
+		if !r.syncs || plant.Is(plant.AckBeforeFsync) {
 			continue
 		}
 		if err := r.tail.file.SyncData(); err != nil {

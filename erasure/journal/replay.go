@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"osteon/erasure/plant"
 )
 
 // replay is what is learnt from reading all segments at Open, before anyone else knows the journal.
@@ -268,7 +270,7 @@ func (r *replay) follow(seen, named ref) {
 func (r *replay) report(s *segment, bad []stretch) {
 	durable := int64(r.durable[s.number])
 	for _, b := range bad {
-		if b.from >= durable {
+		if b.from >= durable || plant.Is(plant.DamageTakenForTear) {
 			r.j.stats.TornBytes += b.to - b.from
 			continue
 		}

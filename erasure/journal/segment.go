@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"osteon/erasure/plant"
 	"osteon/raft/vault"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -134,7 +135,7 @@ func (j *Journal) createSegment(number uint64) (*tail, error) {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err == nil {
+	if err == nil && !plant.Is(plant.SegmentNameNotSynced) {
 		err = syncDir(j.cfg.FS, j.cfg.Dir)
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 )
 
 // The application protocols of the two doors.
@@ -163,7 +164,7 @@ func (l *Link) clientTLS(node place.NodeID, verdict *error) *tls.Config {
 	c.InsecureSkipVerify = true // host names mean nothing here: VerifyConnection checks the chain and the node
 	c.VerifyConnection = func(state tls.ConnectionState) error {
 		peer, err := id.verify(state.PeerCertificates, l.cfg.Now())
-		if err == nil && peer.Node != node {
+		if err == nil && peer.Node != node && !plant.Is(plant.PeerNotChecked) {
 			err = fmt.Errorf("%w: asked for node %s, found node %s at site %q", ErrWrongNode, node, peer.Node, peer.Site)
 		}
 		*verdict = err

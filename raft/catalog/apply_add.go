@@ -8,6 +8,7 @@ import (
 
 	"osteon/dicomsvc/dicom"
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 )
 
 // add applies an Add.
@@ -30,7 +31,7 @@ func (s *state) addItem(it *AddItem) (ItemOutcome, error) {
 	if err != nil {
 		return 0, err
 	}
-	if e := known.unsealed(it.Version); e != nil {
+	if e := known.unsealed(it.Version); e != nil && !plant.Is(plant.AddedTwice) {
 		return s.addHolders(e, it)
 	}
 	if v := known.sealedVersion(it.Version); v != nil {
@@ -249,6 +250,12 @@ func (s *state) addNew(it *AddItem, known *uidVersions) (ItemOutcome, error) {
 
 // serves reports whether the version is the first under its UID, and raises a QC item otherwise.
 func (s *state) serves(it *AddItem, known *uidVersions) (bool, error) {
+	if plant.Is(plant.LaterVersionServed) {
+		for i := range known.row {
+			known.row[i].served = false
+		}
+		return true, nil
+	}
 	for i := range known.sealed {
 		if v := &known.sealed[i]; v.served {
 			s.raiseFurther(it, &v.in)

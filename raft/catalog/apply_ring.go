@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 )
 
 // node returns the record of a node, nil when there is none.
@@ -55,7 +56,7 @@ func (s *state) useToken(c UseToken) (Result, error) {
 	switch {
 	case token.UsedBy == c.Node && !c.Node.IsZero():
 		return Result{}, nil
-	case !token.UsedBy.IsZero():
+	case !token.UsedBy.IsZero() && !plant.Is(plant.TokenReused):
 		return refuse(CodeUsed, "the token was used by another node"), nil
 	case !s.now.Before(token.Expires):
 		return refuse(CodeExpired, "the token has expired; make a new one"), nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"osteon/erasure/place"
+	"osteon/erasure/plant"
 )
 
 // refuse returns a result with a sentence for operators.
@@ -141,7 +142,7 @@ func sealRefusal(row *encodeRow, c *Seal) Result {
 		versions[i] = c.Entries[i].Version
 	}
 	switch {
-	case row.State == EncodeAborted || row.State == EncodeSuperseded:
+	case (row.State == EncodeAborted || row.State == EncodeSuperseded) && !plant.Is(plant.AbortedSealAccepted):
 		return refuse(CodeRaced, "the encode is "+row.State.String())
 	case len(versions) != row.Versions || versionsHash(versions) != row.versionsHash:
 		return refuse(CodeInvalid, "the entries are not the versions that the encode began with")

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/raft"
+
+	"osteon/erasure/plant"
 )
 
 // logFormat is Pebble's format of the log database. It is raised by a migration step, never by an
@@ -265,6 +267,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	end := logs[len(logs)-1]
 	s.pos.lastIndex, s.pos.lastTerm, s.pos.lastTag = end.Index, end.Term, before
+	if plant.Is(plant.StaleMark) {
+		s.appended(logs, bytes)
+		return nil
+	}
 	if err := s.mark.write(s.pos); err != nil {
 		return err
 	}
@@ -381,6 +387,10 @@ func (s *logStore) lower(last, first uint64) error {
 			return err
 		}
 		p.lastIndex, p.lastTerm, p.lastTag = last, l.Term, own
+	}
+	if plant.Is(plant.MarkNotLowered) {
+		s.pos = p
+		return nil
 	}
 	if err := s.mark.write(p); err != nil {
 		return err
