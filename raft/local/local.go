@@ -23,7 +23,7 @@
 //	                                 | checked u64 | bad u64 | started i64 | updated i64 (Unix ns)
 //	'n' | name                       version u8 = 1 | value                     a named value
 //	'p' | node 16                    version u8 = 1 | incarnation u64 | boot u64 | instance 16 | index u64 | term u64
-//	                                 | length u16 | doubt                        what is remembered of another node
+//	                                                                           what is remembered of another node
 //
 // Pebble adds checksums; its file system encrypts.
 //

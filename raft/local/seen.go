@@ -18,14 +18,9 @@ type Seen struct {
 	Instance          [16]byte
 	// Index and Term are the furthest of that incarnation: it has had every committed entry up to Index.
 	Index, Term uint64
-	// Doubt says why this incarnation must not vote; empty: no reason is known.
-	Doubt string
 }
 
-// doubtBytesMax bounds the reason kept.
-const doubtBytesMax = 512
-
-const seenBytes = 1 + 8 + 8 + 16 + 8 + 8 + 2
+const seenBytes = 1 + 8 + 8 + 16 + 8 + 8
 
 func seenKey(node place.NodeID) []byte { return append([]byte{tableSeen}, node[:]...) }
 
@@ -53,29 +48,22 @@ func (d *DB) ForgetSeen(node place.NodeID) error {
 }
 
 func (s Seen) encode() []byte {
-	doubt := s.Doubt
-	if len(doubt) > doubtBytesMax {
-		doubt = doubt[:doubtBytesMax]
-	}
-	v := make([]byte, 0, seenBytes+len(doubt))
+	v := make([]byte, 0, seenBytes)
 	v = append(v, recordVersion)
 	v = binary.LittleEndian.AppendUint64(v, s.Incarnation)
 	v = binary.LittleEndian.AppendUint64(v, s.Boot)
 	v = append(v, s.Instance[:]...)
 	v = binary.LittleEndian.AppendUint64(v, s.Index)
-	v = binary.LittleEndian.AppendUint64(v, s.Term)
-	v = binary.LittleEndian.AppendUint16(v, uint16(len(doubt)))
-	return append(v, doubt...)
+	return binary.LittleEndian.AppendUint64(v, s.Term)
 }
 
 func decodeSeen(v []byte) (Seen, error) {
-	if len(v) < seenBytes || v[0] != recordVersion || int(binary.LittleEndian.Uint16(v[49:])) != len(v)-seenBytes {
+	if len(v) != seenBytes || v[0] != recordVersion {
 		return Seen{}, fmt.Errorf("%w: memory of a node", ErrFormat)
 	}
 	s := Seen{
 		Incarnation: binary.LittleEndian.Uint64(v[1:]), Boot: binary.LittleEndian.Uint64(v[9:]),
 		Index: binary.LittleEndian.Uint64(v[33:]), Term: binary.LittleEndian.Uint64(v[41:]),
-		Doubt: string(v[seenBytes:]),
 	}
 	copy(s.Instance[:], v[17:])
 	return s, nil
