@@ -220,6 +220,12 @@ const (
 	headerStep = 64 << 10
 )
 
+// reset makes r read all of o in pieces of step, with the memory it has.
+func (r *ranged) reset(o *Object, step int64) {
+	r.buf.Reset()
+	*r = ranged{o: o, n: o.Size(), step: step, buf: r.buf}
+}
+
 func (r *ranged) Read(p []byte) (int, error) {
 	if r.buf.Len() == 0 {
 		step := r.step

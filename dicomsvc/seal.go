@@ -347,8 +347,9 @@ func (t *attempt) write(ctx context.Context, w *erasure.PackWriter) error {
 	if err != nil {
 		return err
 	}
+	var c copier
 	for _, v := range t.versions {
-		if err := t.writeVersion(ctx, w, manifest, v); err != nil {
+		if err := t.writeVersion(ctx, w, manifest, &c, v); err != nil {
 			return err
 		}
 	}
@@ -360,7 +361,7 @@ func (t *attempt) write(ctx context.Context, w *erasure.PackWriter) error {
 	return w.Finish(encoded)
 }
 
-func (t *attempt) writeVersion(ctx context.Context, w *erasure.PackWriter, manifest *erasure.ManifestBuilder, v catalog.Located) error {
+func (t *attempt) writeVersion(ctx context.Context, w *erasure.PackWriter, manifest *erasure.ManifestBuilder, c *copier, v catalog.Located) error {
 	in := v.Instance
 	o, err := t.archive.open(ctx, newInstance(v))
 	if err != nil {
@@ -369,7 +370,7 @@ func (t *attempt) writeVersion(ctx context.Context, w *erasure.PackWriter, manif
 	defer o.Close()
 	entry := catalog.SealEntry{Version: in.Version, Offset: w.Offset(), Size: in.Size, PixelOffset: in.PixelOffset}
 	out := &tally{w: w}
-	blob, err := copyDescribed(out, o)
+	blob, err := c.copyDescribed(out, o)
 	if err != nil && out.err == nil {
 		return t.unreadable(ctx, in.Version, err)
 	}

@@ -10,11 +10,24 @@ import (
 	"osteon/erasure/plant"
 )
 
+// sealStep is what the sealer takes of an object at once: a chunk of the journal, so that each is decrypted
+// once and is still in the processor's cache when it is hashed and encrypted for the pack.
+const sealStep = 256 << 10
+
+// copier copies one object after the other into a pack with the same memory.
+type copier struct {
+	scanner dicom.Scanner
+	from    ranged
+	pass    sealCopy
+}
+
 // copyDescribed copies a whole object to w, proves its digest, and describes it on the way. An object
 // that cannot be described is copied all the same: its bytes are what was acknowledged.
-func copyDescribed(w io.Writer, o *Object) ([]byte, error) {
-	pass := &sealCopy{from: &ranged{o: o, n: o.Size()}, to: w, hash: sha256.New()}
-	scanner := dicom.NewScanner(pass, o.instance.TransferSyntaxUID, dicom.Limits{})
+func (c *copier) copyDescribed(w io.Writer, o *Object) ([]byte, error) {
+	c.from.reset(o, sealStep)
+	pass, scanner := &c.pass, &c.scanner
+	*pass = sealCopy{from: &c.from, to: w, hash: sha256.New(), kept: pass.kept[:0]}
+	scanner.Reset(pass, o.instance.TransferSyntaxUID, dicom.Limits{})
 	_, scanErr := scanner.Header()
 	at := scanner.Offset()
 	pass.until = at + pixelHeadBytes

@@ -87,7 +87,7 @@ func (o *held) CopyRange(ctx context.Context, w io.Writer, off, n int64) error {
 	var causes []error
 	if o.local != nil {
 		out := &counting{w: w}
-		_, err := io.Copy(out, io.NewSectionReader(o.local, off, n))
+		_, err := o.local.CopyRange(out, off, n)
 		if err == nil || out.err != nil {
 			return err
 		}
@@ -238,7 +238,7 @@ func (s *Store) answerJournalRead(ctx context.Context, st link.Stream) error {
 	if _, err := out.Write(answer); err != nil {
 		return err
 	}
-	if _, err := io.Copy(out, io.NewSectionReader(object, off, n)); err != nil {
+	if _, err := object.CopyRange(out, off, n); err != nil {
 		return err
 	}
 	if err := out.Flush(); err != nil {

@@ -39,15 +39,17 @@ func (s *source) fill(n int) bool {
 		s.r = 0
 	}
 	for s.w < n && s.err == nil {
-		s.read()
+		s.read(max(n, windowBytes))
 	}
 	return s.w >= n
 }
 
-// read takes what the reader gives into the free end of the window.
-func (s *source) read() {
+// read takes what the reader gives into the free part of the first size bytes of the window. While the data
+// set is parsed that is little, since a caller who holds back what was read before it knows the header copies
+// it once more; while bulk data flows by it is all there is.
+func (s *source) read(size int) {
 	for range emptyReadsMax {
-		n, err := s.in.Read(s.buf[s.w:])
+		n, err := s.in.Read(s.buf[s.w:size])
 		s.w += n
 		if err != nil {
 			s.err = err
@@ -87,7 +89,7 @@ func (s *source) skip(n int64) (missing int64) {
 	}
 	for n > 0 && s.err == nil {
 		s.r, s.w = 0, 0
-		s.read()
+		s.read(len(s.buf))
 		got := int(min(int64(s.w), n))
 		s.take(got)
 		n -= int64(got)

@@ -188,11 +188,19 @@ func (o *Object) copyChunk(p []byte, at int64) (int, error) {
 }
 
 // WriteTo writes the whole object to dst, chunk by chunk. It fails as ReadAt does.
-func (o *Object) WriteTo(dst io.Writer) (int64, error) {
+func (o *Object) WriteTo(dst io.Writer) (int64, error) { return o.CopyRange(dst, 0, o.Size()) }
+
+// CopyRange writes the n bytes at off to dst, a chunk at a time without a copy between, and returns how many
+// dst took. It fails as ReadAt does.
+func (o *Object) CopyRange(dst io.Writer, off, n int64) (int64, error) {
+	if off < 0 || n < 0 || off > o.Size() || n > o.Size()-off {
+		return 0, fmt.Errorf("copy %d bytes at %d of an object of %d: %w", n, off, o.Size(), io.ErrUnexpectedEOF)
+	}
 	var done int64
-	for i := range chunksOf(o.Size()) {
-		n, err := o.writeChunk(dst, i)
-		done += int64(n)
+	for done < n {
+		at := off + done
+		took, err := o.writeChunk(dst, at/chunkBytes, at%chunkBytes, n-done)
+		done += int64(took)
 		if err != nil {
 			return done, err
 		}
@@ -200,15 +208,19 @@ func (o *Object) WriteTo(dst io.Writer) (int64, error) {
 	return done, nil
 }
 
-func (o *Object) writeChunk(dst io.Writer, i int64) (int, error) {
+// writeChunk writes what chunk i has from skip on, at most n bytes.
+func (o *Object) writeChunk(dst io.Writer, i, skip, n int64) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	plain, err := o.chunkLocked(i)
 	if err != nil {
 		return 0, err
 	}
-	o.cached = -1 // a Writer must not change its argument, but one that does harms only itself
-	return dst.Write(plain)
+	if n >= int64(len(plain))-skip { // to its end: nobody comes back for more of it
+		o.cached = -1 // a Writer must not change its argument, but one that does harms only itself
+	}
+	plain = plain[skip:]
+	return dst.Write(plain[:min(n, int64(len(plain)))])
 }
 
 // chunkLocked returns the plaintext of chunk i, which is valid until the next call.
