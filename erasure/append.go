@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"time"
 
 	"osteon/erasure/journal"
@@ -107,6 +108,8 @@ type replication struct {
 	sum   uint32
 	note  []byte
 
+	order   []place.Node               // whom to ask, best first
+	waiting []place.Node               // of these, who was not asked yet
 	running map[place.NodeID]time.Time // since when
 	results chan partnerResult
 }
@@ -117,20 +120,22 @@ type partnerResult struct {
 }
 
 // settle waits for the first partner, asks the next whenever one fails or is slow, and decides by the
-// acknowledgement rule when nobody is left or the wait is over.
+// acknowledgement rule when nobody is left or the wait is over. Half of the wait is all that other sites have for
+// themselves: then a node of this site is asked too, so that a silent cut through many of them ends with a copy here
+// and not with a refusal.
 func (r *replication) settle(ctx context.Context, order []place.Node, first *partner) (Acked, error) {
 	cfg := r.store.cfg.Ack
 	self := r.store.cfg.Self
 	acked := Acked{Holders: []place.NodeID{self}}
 	r.results = make(chan partnerResult, len(order)+1)
+	r.order, r.waiting = order, slices.Clone(order)
 	r.running = map[place.NodeID]time.Time{}
-	next := 0
 	if plant.Is(plant.PartnerNotAwaited) && first != nil {
 		acked.Holders = append(acked.Holders, first.node.ID)
 		return acked, nil
 	}
 	if first != nil {
-		next = 1
+		r.waiting = r.waiting[1:]
 		r.running[first.node.ID] = r.store.cfg.Now()
 		go func() { // ends when the partner does: it answers or is abandoned
 			r.results <- partnerResult{node: first.node, err: first.wait()}
@@ -139,15 +144,13 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 	left := cfg.Wait - cfg.Wait/answerShare - r.store.cfg.Now().Sub(r.began)
 	deadline := time.NewTimer(max(left, cfg.SecondAfter)) // a slow own disk leaves partners their time all the same
 	defer deadline.Stop()
+	halftime := time.NewTimer(max(left, cfg.SecondAfter) / 2)
+	defer halftime.Stop()
 	slow := time.NewTimer(cfg.SecondAfter)
 	defer slow.Stop()
-	sameSite := false
+	sameSite, late := false, false
 	for {
-		for len(r.running) == 0 && next < len(order) {
-			r.start(order[next])
-			next++
-		}
-		if len(r.running) == 0 {
+		if len(r.running) == 0 && !r.startNext() {
 			return r.decide(acked, sameSite)
 		}
 		select {
@@ -156,6 +159,9 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			if res.err != nil {
 				r.store.suspect(res.node.ID)
 				r.store.cfg.Log.Warn("copy at partner failed", "node", res.node.ID, "err", res.err)
+				if late && !sameSite {
+					r.startHere()
+				}
 				continue
 			}
 			acked.Holders = append(acked.Holders, res.node.ID)
@@ -168,16 +174,41 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			}
 		case <-slow.C:
 			r.blameLate()
-			if next < len(order) {
-				r.start(order[next])
-				next++
-			}
+			r.startNext()
 			slow.Reset(cfg.SecondAfter)
+		case <-halftime.C:
+			if late = cfg.Degraded == AckLocal; late && !sameSite {
+				r.startHere()
+			}
 		case <-deadline.C:
 			return r.decide(acked, sameSite)
 		case <-ctx.Done():
 			return Acked{}, fmt.Errorf("wait for a second copy: %w", ctx.Err())
 		}
+	}
+}
+
+// startNext asks the best node that was not asked yet; false: there is none.
+func (r *replication) startNext() bool {
+	if len(r.waiting) == 0 {
+		return false
+	}
+	r.start(r.waiting[0])
+	r.waiting = r.waiting[1:]
+	return true
+}
+
+// startHere asks a node of this site unless one is being asked already.
+func (r *replication) startHere() {
+	here := func(n place.Node) bool { return n.Site == r.store.cfg.Site }
+	for id := range r.running {
+		if slices.ContainsFunc(r.order, func(n place.Node) bool { return n.ID == id && here(n) }) {
+			return
+		}
+	}
+	if i := slices.IndexFunc(r.waiting, here); i >= 0 {
+		r.start(r.waiting[i])
+		r.waiting = slices.Delete(r.waiting, i, i+1)
 	}
 }
 

@@ -335,6 +335,8 @@ func TestAppend(t *testing.T) {
 		{name: "first and second never answer", layout: "aabcd", ack: testAck, faults: []fault{mute, mute}, size: small, sites: "a?", over: 2 * testAck.SecondAfter, under: testAck.Wait},
 		{name: "no other site takes it", layout: "aabb", ack: testAck, faults: []fault{dies, refuses}, size: large, sites: "aa", want: Acked{Spooled: true}, under: testAck.Wait},
 		{name: "no other site answers", layout: "aabb", ack: testAck, faults: []fault{mute, mute}, size: small, sites: "aa", want: Acked{Spooled: true}, over: 2 * testAck.SecondAfter, under: testAck.Wait},
+		{name: "many nodes of other sites never answer", layout: "aabbbcccddd", ack: testAck, faults: []fault{mute, mute, mute, mute, mute, mute, mute, mute, mute}, size: small, sites: "aa", want: Acked{Spooled: true}, under: testAck.Wait},
+		{name: "many never answer, one here refuses", layout: "aaabbbcccddd", ack: testAck, faults: []fault{mute, mute, mute, mute, mute, mute, mute, mute, mute, refuses}, size: small, sites: "aa", want: Acked{Spooled: true}, under: testAck.Wait},
 		{name: "other site known to be down", layout: "aaBB", ack: testAck, size: small, sites: "aa", want: Acked{Spooled: true}, under: testAck.SecondAfter},
 		{name: "refuse rule", layout: "aabb", ack: refuse, faults: []fault{refuses, refuses}, size: small, err: ErrNoPartner, under: testAck.Wait},
 		{name: "refuse rule, other site known to be down", layout: "aaBB", ack: refuse, size: small, err: ErrNoPartner, under: testAck.Wait},
