@@ -3,7 +3,10 @@ package dicomsvc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+
+	"osteon/dicomsvc/dicom"
 )
 
 // Errors that front ends branch on with errors.Is. Their wrapping errors carry a sentence that is safe
@@ -103,3 +106,17 @@ func Remedy(err error) string {
 
 // Kind returns the words of the kind of err, which hold nothing of what was asked.
 func Kind(err error) string { return kindOf(err) }
+
+// Fault returns the element at which err found fault, and what is wrong with it, without offset or value; "" when
+// it names none.
+func Fault(err error) (element, what string) {
+	var parse *dicom.ParseError
+	var attribute *dicom.AttributeError
+	switch {
+	case errors.As(err, &attribute):
+		return fmt.Sprintf("element %v", attribute.Tag), attribute.Kind.Error()
+	case errors.As(err, &parse) && parse.Tag != 0:
+		return fmt.Sprintf("element %v", parse.Tag), parse.What
+	}
+	return "", ""
+}

@@ -14,10 +14,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
+	"osteon/dicomsvc/refusal"
 )
 
 // Config is what a Server is made of.
@@ -37,6 +39,8 @@ type Config struct {
 	// in place of 200 and an empty list.
 	EmptyAs204 bool
 
+	// Refusals takes whatever is refused or fails. Nil: none is kept.
+	Refusals *refusal.Log
 	// Now tells the time, for the pace of slow clients and the log. Required.
 	Now func() time.Time
 	// Rand is a source of unpredictable bytes for multipart boundaries. Required.
@@ -110,6 +114,7 @@ type Server struct {
 	cfg     Config
 	archive archive
 	log     *slog.Logger
+	panics  atomic.Int64
 	zippers sync.Pool // of *gzip.Writer
 	buffers sync.Pool // of *[]byte, copyBytes long
 }
@@ -179,9 +184,11 @@ func (s *Server) ServeHTTP(plain http.ResponseWriter, r *http.Request) {
 		r.Body = &pacedBody{body: body, pace: pace}
 	}
 	start := s.cfg.Now()
+	defer s.guard(w, r)
 	t, bad := s.serve(w, r)
 	if bad != nil {
 		bad.write(w, r, t.place())
+		s.noteProblem(r, t, bad)
 		if bad.cause != nil {
 			s.log.Error("request failed", "route", t.route(), "err", bad.cause)
 		}

@@ -55,7 +55,7 @@ func (s *Server) storeOrRefuse(w http.ResponseWriter, r *request) *problem {
 	}
 	if err := s.archive.Ready(); err != nil {
 		// Told before the body is asked for: a client that waits for 100 Continue sends nothing.
-		return refusal(err)
+		return unable(err)
 	}
 	var result *stored
 	switch {
@@ -83,8 +83,8 @@ func (s *Server) storeOrRefuse(w http.ResponseWriter, r *request) *problem {
 	return nil
 }
 
-// refusal is the problem for an archive that cannot store now.
-func refusal(err error) *problem {
+// unable is the problem for an archive that cannot store now.
+func unable(err error) *problem {
 	p := failure(err)
 	if p.status < http.StatusInternalServerError {
 		p.status = http.StatusServiceUnavailable
@@ -208,12 +208,15 @@ func (s *Server) put(r *request, body io.Reader) (outcome, error) {
 	meta, syntax, data, err := dicom.ReadPart10(body)
 	if err != nil {
 		err = fmt.Errorf("%w: %w", dicomsvc.ErrMalformed, err)
+		s.noteObject(r, err)
 		return failed(dicomsvc.PutResult{}, meta, err), err
 	}
 	result, err := s.archive.Put(r.Context(), dicomsvc.PutRequest{
 		Principal: r.who, StudyInstanceUID: r.study, TransferSyntaxUID: syntax, Body: data,
+		ClaimedUID: meta.String(dicom.MediaStorageSOPInstanceUID),
 	})
 	if err != nil {
+		s.noteObject(r, err)
 		return failed(result, meta, err), err
 	}
 	o := outcome{

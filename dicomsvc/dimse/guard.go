@@ -3,8 +3,8 @@ package dimse
 import (
 	"errors"
 	"fmt"
-	"runtime"
-	"strings"
+
+	"osteon/dicomsvc/refusal"
 )
 
 // ErrPanic means that this program failed while it worked on an association, which is aborted; others go on.
@@ -17,23 +17,9 @@ func (s *Server) guarded(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.stats.Panics.Add(1)
-			s.cfg.Log.Error("panic: the association is aborted", "kind", fmt.Sprintf("%T", v), "stack", stack())
+			s.cfg.Log.Error("panic: the association is aborted", "kind", fmt.Sprintf("%T", v), "stack", refusal.Stack())
 			err = ErrPanic
 		}
 	}()
 	return f()
-}
-
-// stack names the functions and lines that led to a panic, without their arguments.
-func stack() string {
-	var pcs [stackDepthMax]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
-	var out strings.Builder
-	for {
-		f, more := frames.Next()
-		fmt.Fprintf(&out, "%s:%d ", f.Function, f.Line)
-		if !more {
-			return strings.TrimSpace(out.String())
-		}
-	}
 }

@@ -19,9 +19,6 @@ const (
 	// length field has 16 bits.
 	failedUIDsMax = 65534 / 65
 
-	// stackDepthMax bounds the calls that are logged of a panic.
-	stackDepthMax = 32
-
 	// commentBytesMax is the length of an Error Comment (VR LO).
 	commentBytesMax = 64
 

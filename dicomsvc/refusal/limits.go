@@ -15,4 +15,6 @@ const (
 	textBytesMax = 240
 	// titleBytesMax bounds a quoted title.
 	titleBytesMax = 64
+	// stackDepthMax bounds the calls that are logged of a panic.
+	stackDepthMax = 32
 )

@@ -14,6 +14,7 @@ package refusal
 import (
 	"cmp"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -202,6 +203,21 @@ func Quote(text string, n int) string {
 		return quoted[:min(len(quoted), n-3)] + "..."
 	}
 	return quoted
+}
+
+// Stack names the functions and lines that led to a panic, for the one who recovers from it in a deferred
+// function: without arguments and without the panic's text, which may hold a piece of what was worked on.
+func Stack() string {
+	var pcs [stackDepthMax]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	var out strings.Builder
+	for {
+		f, more := frames.Next()
+		out.WriteString(f.Function + ":" + strconv.Itoa(f.Line) + " ")
+		if !more {
+			return strings.TrimSpace(out.String())
+		}
+	}
 }
 
 func powerOfTen(n int) bool {

@@ -63,9 +63,8 @@ func refused(r *dimse.StoreRequest, result dicomsvc.PutResult, err error) dimse.
 // why is the reason for this node's admin: the comment, without the offset, which would make each a reason of
 // its own.
 func why(err error, comment string) string {
-	var parse *dicom.ParseError
-	if errors.As(err, &parse) {
-		return fmt.Sprintf("%s: element %v: %s", dicomsvc.Kind(err), parse.Tag, parse.What)
+	if element, what := dicomsvc.Fault(err); element != "" {
+		return dicomsvc.Kind(err) + ": " + element + ": " + what
 	}
 	return comment
 }
