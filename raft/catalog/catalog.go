@@ -21,9 +21,11 @@ type Config struct {
 	MAC func(label string, parts ...[]byte) [32]byte
 	// Now is the clock whose time Do puts into batches; without it the time stays zero and ring
 	// time stands still.
-	Now        func() time.Time
-	Log        *slog.Logger // nil discards
-	CacheBytes int64        // of Pebble's block cache and write buffers; 0 is 128 MiB, less than 80 MiB leaves no cache
+	Now func() time.Time
+	Log *slog.Logger // nil discards
+	// Damaged, when set, is told what a read of the database found not to be what was written. It must not block.
+	Damaged    func(error)
+	CacheBytes int64 // of Pebble's block cache and write buffers; 0 is 128 MiB, less than 80 MiB leaves no cache
 }
 
 // Proposer is the ring: Propose returns after the entry was applied somewhere, with its index and
@@ -59,7 +61,8 @@ const (
 	metaTombstones = "tombstones"
 )
 
-// Open opens or creates the catalog in cfg.Dir. The caller closes it.
+// Open opens or creates the catalog in cfg.Dir. The caller closes it. ErrDamaged when what is there cannot be used: a
+// catalog that is empty is given everything by Raft again.
 func Open(cfg Config) (*Catalog, error) {
 	if cfg.FS == nil || cfg.MAC == nil {
 		return nil, invalid("Config", "want FS and MAC")
@@ -77,13 +80,13 @@ func Open(cfg Config) (*Catalog, error) {
 	cache := pebble.NewCache(cfg.CacheBytes)
 	c := &Catalog{cfg: cfg, cache: cache, tables: tables, advanced: make(chan struct{})}
 	c.uids.key = cfg.MAC("osteon catalog uid")
-	c.db, c.marker, c.generation, err = openCurrent(cfg.FS, cfg.Dir, cache, cfg.Log)
+	c.db, c.marker, c.generation, err = openCurrent(cfg, cache)
 	if err == nil {
 		c.applied, err = readApplied(c.db)
 	}
 	c.Reader = &Reader{catalog: c}
 	if err != nil {
-		return nil, firstError(err, c.Close())
+		return nil, firstError(damagedUnlessSystem(err), c.Close())
 	}
 	return c, nil
 }

@@ -68,7 +68,7 @@ func (c *Catalog) adopt(from, to string, cache *pebble.Cache) (*database, uint64
 	if err := copyDatabase(fs, from, to); err != nil {
 		return nil, 0, err
 	}
-	db, err := openDatabase(fs, to, cache, c.cfg.Log)
+	db, err := openDatabase(c.cfg, to, cache)
 	if err != nil {
 		return nil, 0, err
 	}

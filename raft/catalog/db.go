@@ -30,13 +30,21 @@ type database struct {
 //
 // The log owns durability, so batches are not synced. FormatMajorVersion is pinned: raising it is
 // irreversible and a migration of its own.
-func pebbleOptions(fs vfs.FS, cache *pebble.Cache, log *slog.Logger) *pebble.Options {
+func pebbleOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 	o := &pebble.Options{
-		FS: fs, Cache: cache, FormatMajorVersion: pebble.FormatWALSyncChunks,
+		FS: cfg.FS, Cache: cache, FormatMajorVersion: pebble.FormatWALSyncChunks,
 		MemTableSize: memTableBytes, MemTableStopWritesThreshold: memTables, L0CompactionThreshold: 4,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		WALBytesPerSync:            512 << 10,
-		Logger:                     pebbleLog{log},
+		Logger:                     pebbleLog{cfg.Log},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { cfg.Log.Warn("catalog database failed in the background", "err", err) },
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				if cfg.Damaged != nil {
+					cfg.Damaged(fmt.Errorf("%w: %w", ErrDamaged, info.Details))
+				}
+			},
+		},
 	}
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
 	for i := range o.Levels {
@@ -81,7 +89,8 @@ func parseDatabaseName(name string) (uint64, bool) {
 
 // openCurrent opens the database that the marker in dir names, the first one in a new directory,
 // and removes others, which a crash in Restore left.
-func openCurrent(fs vfs.FS, dir string, cache *pebble.Cache, log *slog.Logger) (*database, *atomicfs.Marker, uint64, error) {
+func openCurrent(cfg Config, cache *pebble.Cache) (*database, *atomicfs.Marker, uint64, error) {
+	fs, dir := cfg.FS, cfg.Dir
 	if err := fs.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, 0, fmt.Errorf("make the catalog's directory: %w", err)
 	}
@@ -98,7 +107,7 @@ func openCurrent(fs vfs.FS, dir string, cache *pebble.Cache, log *slog.Logger) (
 	if err := removeOthers(fs, dir, name); err != nil {
 		return nil, nil, 0, err
 	}
-	db, err := openDatabase(fs, fs.PathJoin(dir, name), cache, log)
+	db, err := openDatabase(cfg, fs.PathJoin(dir, name), cache)
 	if err != nil {
 		return nil, nil, 0, err
 	}
@@ -124,12 +133,12 @@ func removeOthers(fs vfs.FS, dir, keep string) error {
 	return nil
 }
 
-func openDatabase(fs vfs.FS, dir string, cache *pebble.Cache, log *slog.Logger) (*database, error) {
-	db, err := pebble.Open(dir, pebbleOptions(fs, cache, log))
+func openDatabase(cfg Config, dir string, cache *pebble.Cache) (*database, error) {
+	db, err := pebble.Open(dir, pebbleOptions(cfg, cache))
 	if err != nil {
 		return nil, fmt.Errorf("open the catalog: %w", err)
 	}
-	return &database{DB: db, fs: fs, dir: dir, log: log, users: 1}, nil
+	return &database{DB: db, fs: cfg.FS, dir: dir, log: cfg.Log, users: 1}, nil
 }
 
 // acquire adds a user, or reports that the database is closed.

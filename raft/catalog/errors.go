@@ -1,6 +1,11 @@
 package catalog
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+)
 
 // Errors that callers branch on.
 var (
@@ -20,8 +25,20 @@ var (
 	ErrExpired = errors.New("token expired")
 	// ErrUsed: the token was spent by another node.
 	ErrUsed = errors.New("token used already")
+	// ErrDamaged: files of the database are damaged or missing.
+	ErrDamaged = errors.New("catalog is damaged")
 	// ErrClosed: the catalog is closed.
 	ErrClosed = errors.New("catalog closed")
 	// ErrNoProposer: Do was called before SetProposer.
 	ErrNoProposer = errors.New("catalog has no proposer")
 )
+
+// damagedUnlessSystem makes err ErrDamaged unless the operating system refused something: a lock that another process holds,
+// a disk that cannot be read, too many files. Pebble has no one word for files that do not make sense.
+func damagedUnlessSystem(err error) error {
+	var refused syscall.Errno
+	if errors.As(err, &refused) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
+}

@@ -38,10 +38,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io/fs"
 	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -57,8 +59,12 @@ var (
 	// ErrFenced: an earlier write or fsync failed, so nothing is written or read any more; restart the node once
 	// the disk is sound.
 	ErrFenced = errors.New("local database is fenced after a disk error")
-	// ErrFormat: a record or the database is of a version that this release does not know, or damaged.
+	// ErrFormat: a record is of a version that this release does not know, or damaged.
 	ErrFormat = errors.New("local database: unknown or damaged record")
+	// ErrNewer: another release wrote the database: run that one or a later one.
+	ErrNewer = errors.New("local database of another release")
+	// ErrDamaged: files of the database are damaged or missing.
+	ErrDamaged = errors.New("local database is damaged")
 	// ErrTooLarge: a key or value exceeds its limit.
 	ErrTooLarge = errors.New("too large for the local database")
 	// ErrClosed: the database was closed.
@@ -88,6 +94,8 @@ type Config struct {
 	Dir string
 	// Failed, when set, is told once of the disk error that fenced the database. It must not block.
 	Failed func(error)
+	// Damaged, when set, is told what a read found not to be what was written. It must not block.
+	Damaged func(error)
 	// Log receives what went wrong on disk; nil discards it.
 	Log *slog.Logger
 }
@@ -109,7 +117,8 @@ type DB struct {
 	spooling int
 }
 
-// Open opens the database in Dir, made at first use. ErrFormat when a newer release wrote it.
+// Open opens the database in Dir, made at first use. ErrNewer when a newer release wrote it, ErrDamaged when what is there
+// cannot be used: nothing in it is needed to find an instance, so the caller may begin anew without it.
 func Open(cfg Config) (*DB, error) {
 	d := &DB{cfg: cfg, log: cfg.Log, seed: maphash.MakeSeed()}
 	if d.log == nil {
@@ -122,6 +131,11 @@ func Open(cfg Config) (*DB, error) {
 		Logger: engineLog{d},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { d.log.Warn("local database failed in the background", "err", err) },
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				if cfg.Damaged != nil {
+					cfg.Damaged(fmt.Errorf("%w: %w", ErrDamaged, info.Details))
+				}
+			},
 			DiskSlow: func(info pebble.DiskSlowInfo) {
 				d.log.Warn("disk was slow", "op", info.OpType.String(), "ms", info.Duration.Milliseconds())
 			},
@@ -133,13 +147,26 @@ func Open(cfg Config) (*DB, error) {
 	}
 	db, err := pebble.Open(cfg.Dir, opts)
 	if err != nil {
-		return nil, fmt.Errorf("open local database: %w", err)
+		return nil, fmt.Errorf("open local database: %w", damagedUnlessSystem(err))
 	}
 	d.db = db
 	if err := d.prepare(); err != nil {
+		if !errors.Is(err, ErrNewer) {
+			err = damagedUnlessSystem(err)
+		}
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
+}
+
+// damagedUnlessSystem makes err ErrDamaged unless the operating system refused something: a lock that another process holds,
+// a disk that cannot be read, too many files. Pebble has no one word for files that do not make sense.
+func damagedUnlessSystem(err error) error {
+	var refused syscall.Errno
+	if errors.As(err, &refused) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 // prepare checks the database's version and counts what is spooled.
@@ -153,7 +180,7 @@ func (d *DB) prepare() error {
 	case err != nil:
 		return err
 	case !bytes.Equal(format, formatRecord):
-		return fmt.Errorf("%w: the database was written by another release", ErrFormat)
+		return fmt.Errorf("%w: %w", ErrNewer, ErrFormat)
 	}
 	return d.scan([]byte{tableSpool}, nil, func(key, _ []byte) (bool, error) {
 		if len(key) != 9 {
