@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -253,7 +254,7 @@ func (n *Node) catchUp(ctx context.Context) bool {
 	return n.cat.WaitApplied(ctx, index) == nil
 }
 
-// Ready returns nil when the node follows a leader and its catalog has caught up, else why not.
+// Ready returns nil when the node follows a leader, its catalog has caught up and it takes stores, else why not.
 func (n *Node) Ready() error {
 	if err := n.ring.Err(); err != nil {
 		return fmt.Errorf("fenced: %w", err)
@@ -264,7 +265,20 @@ func (n *Node) Ready() error {
 	if !n.caughtUp.Load() {
 		return fmt.Errorf("catching up: applied %d of %d", n.cat.Applied(), n.ring.CommitIndex())
 	}
+	if err := n.archive.Ready(); err != nil {
+		return fmt.Errorf("stores are refused, reads go on: %w", err)
+	}
+	if !n.cfg.Ack.Single && lacksPartner(n.topo.placed(), n.id.Node) {
+		return errors.New("stores are refused, reads go on: no other node that keeps data is alive")
+	}
 	return nil
+}
+
+// lacksPartner reports whether nobody is there to take the second copy of what is stored at self.
+func lacksPartner(nodes []place.Node, self place.NodeID) bool {
+	data := dataNodes(nodes)
+	others := slices.DeleteFunc(slices.Clone(data), func(m place.Node) bool { return m.ID == self })
+	return len(others) > 0 && len(others) < len(data) && !slices.ContainsFunc(others, func(m place.Node) bool { return m.Live })
 }
 
 // Archive returns the node's archive.

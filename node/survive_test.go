@@ -71,3 +71,33 @@ func TestADeadSiteWeakensWhatIsSurvivedNow(t *testing.T) {
 		t.Errorf("stores survive %q with two nodes left, want nothing", got)
 	}
 }
+
+// A node that nobody can give a second copy to refuses stores, so it must not be called ready.
+func TestLacksPartner(t *testing.T) {
+	down := func(nodes []place.Node, which ...int) []place.Node {
+		for _, i := range which {
+			nodes[i].Live = false
+		}
+		return nodes
+	}
+	witness := ringOf(3, 1)
+	witness[2].Data = false
+	self := place.NodeID{1, 1}
+	for _, tt := range []struct {
+		name  string
+		nodes []place.Node
+		self  place.NodeID
+		want  bool
+	}{
+		{"alone in its ring", ringOf(1, 1), self, false},
+		{"all alive", ringOf(3, 2), self, false},
+		{"one other alive", down(ringOf(3, 1), 1), self, false},
+		{"no other alive", down(ringOf(3, 1), 1, 2), self, true},
+		{"only a witness alive", down(witness, 1), self, true},
+		{"a witness itself", down(witness, 0), place.NodeID{3, 1}, false},
+	} {
+		if got := lacksPartner(tt.nodes, tt.self); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
