@@ -20,7 +20,7 @@ func (rootSink) Commit(context.Context, int64) (shard.Root, error) {
 func (rootSink) Abort() {}
 
 func BenchmarkEncodePack(b *testing.B) {
-	for _, g := range []place.Geometry{{K: 1}, {K: 4, M: 2}, {K: 5, M: 4}, {K: 10, M: 4}} {
+	for _, g := range []place.Geometry{{K: 1}, {K: 1, M: 2}, {K: 4, M: 2}, {K: 5, M: 4}, {K: 10, M: 4}} {
 		b.Run(fmt.Sprint(g), func(b *testing.B) {
 			const size = 64 << 20
 			data := randomBytes(1, 1<<20)
