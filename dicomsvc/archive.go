@@ -62,6 +62,9 @@ type Config struct {
 	Store func(Callbacks) (*erasure.Store, error)
 	// Topology returns the ring's data nodes as seen from here, this one included.
 	Topology func() []place.Node
+	// Settled reports whether Topology has come up with the ring since this node started; before, nothing is
+	// sealed by what it says. nil: always.
+	Settled func() bool
 	// Survive returns what new packs shall survive.
 	Survive func() place.Survive
 	// Leads reports whether this node leads the ring: the leader aborts encodes whose sealer went away.

@@ -27,6 +27,9 @@ func (a *Archive) sealLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		if a.cfg.Settled != nil && !a.cfg.Settled() {
+			continue
+		}
 		due, err := a.catalog.Due(ctx, a.cfg.Now(), a.cfg.Seal.Quiet, a.cfg.Seal.Old, a.cfg.Seal.Bytes)
 		if err != nil {
 			a.cfg.Log.Error("look for studies to seal", "err", err)

@@ -73,6 +73,9 @@ type Config struct {
 	Journal JournalLimits
 	// Topology returns the ring's data nodes as seen from here, this one included.
 	Topology func() []place.Node
+	// Settled reports whether Topology has come up with the ring since this node started: until then nodes
+	// and sites may be missing from it. nil: always.
+	Settled func() bool
 	// Free returns the free and the total bytes of the disk; nil asks FS. Below the reserve the node takes
 	// no instances, while reads go on.
 	Free func() (free, total int64, err error)
@@ -280,8 +283,11 @@ func (s *Store) isBlamed(list map[place.NodeID]time.Time, id place.NodeID) bool 
 	return ok
 }
 
-// otherSites reports whether the ring has a data node at another site, live or not.
+// otherSites reports whether the ring has, or may have, a data node at another site, live or not.
 func (s *Store) otherSites() bool {
+	if !s.settled() {
+		return true
+	}
 	for _, n := range s.cfg.Topology() {
 		if n.Data && n.Site != s.cfg.Site {
 			return true
@@ -300,8 +306,14 @@ func (s *Store) otherSiteAnswers() bool {
 	return false
 }
 
-// alone reports whether this is the ring's only data node.
+// settled reports whether the topology is known to be whole.
+func (s *Store) settled() bool { return s.cfg.Settled == nil || s.cfg.Settled() }
+
+// alone reports whether this is for sure the ring's only data node.
 func (s *Store) alone() bool {
+	if !s.settled() {
+		return false
+	}
 	for _, n := range s.cfg.Topology() {
 		if n.Data && n.ID != s.cfg.Self {
 			return false

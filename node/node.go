@@ -109,7 +109,7 @@ func Open(cfg Config, env Env) (*Node, error) {
 func (n *Node) openArchive() (err error) {
 	n.archive, err = dicomsvc.Open(dicomsvc.Config{
 		Ring: n.id.Ring, Self: n.id.Node, Catalog: n.cat, Vault: n.vault,
-		Store: n.openStore, Topology: n.topo.placed, Survive: n.survive, Leads: n.ring.IsLeader,
+		Store: n.openStore, Topology: n.topo.placed, Settled: n.caughtUp.Load, Survive: n.survive, Leads: n.ring.IsLeader,
 		Catalogued: n.cfg.Ack.Policy == "catalogued",
 		Seal: dicomsvc.SealPolicy{
 			Quiet: time.Duration(n.cfg.Seal.Quiet), Old: time.Duration(n.cfg.Seal.Old), Bytes: n.cfg.Seal.Bytes,
@@ -130,7 +130,7 @@ func (n *Node) openStore(cb dicomsvc.Callbacks) (*erasure.Store, error) {
 			Wait: time.Duration(n.cfg.Ack.Wait), Degraded: erasure.Degraded(n.cfg.Ack.Degraded), Single: n.cfg.Ack.Single,
 		},
 		Journal:  erasure.JournalLimits{SegmentBytes: n.cfg.Journal.SegmentBytes, HotBytes: n.cfg.Journal.HotBytes},
-		Topology: n.topo.placed,
+		Topology: n.topo.placed, Settled: n.caughtUp.Load,
 		Held: func(key journal.Key, note []byte, from place.NodeID) {
 			cb.Held([32]byte(key), note, from)
 		},

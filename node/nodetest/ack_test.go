@@ -1,0 +1,45 @@
+package nodetest
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+
+	"osteon/dicomsvc"
+)
+
+// A node whose catalog does not list the others, for it lost its end in a power cut or has not arrived yet, does not
+// take itself for the whole ring: it acknowledges no single copy.
+func TestNodeThatKnowsNobodyAcknowledgesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ring := New(t, Config{Seed: 1})
+		defer ring.Close()
+		a1 := ring.Found("a1", "a")
+		if err := put(a1.Node(), 1); err != nil {
+			t.Errorf("store in a ring of one: %v", err)
+		}
+		b1 := ring.Join("b1", "b")
+		ring.AwaitReady()
+		a1.PowerCut(0)
+		b1.Kill()
+		ring.Net.Cut("a1", "b1")
+		for _, n := range []*Node{a1, b1} {
+			n.Start()
+			if err := put(n.Node(), 2); !errors.Is(err, dicomsvc.ErrResources) {
+				t.Errorf("store at %s, which reaches nobody: %v, want %v", n.Name, err, dicomsvc.ErrResources)
+			}
+		}
+		ring.Net.Heal()
+		ring.AwaitReady()
+		c1 := ring.Join("c1", "c")
+		ring.Net.Isolate("c")
+		c1.Kill()
+		c1.Start()
+		if err := put(c1.Node(), 3); !errors.Is(err, dicomsvc.ErrResources) {
+			t.Errorf("store at a node that has no catalog yet: %v, want %v", err, dicomsvc.ErrResources)
+		}
+		ring.Net.Heal()
+		ring.AwaitReady()
+		ring.Await("all are stored", func() bool { return put(c1.Node(), 3) == nil && put(a1.Node(), 2) == nil })
+	})
+}
