@@ -29,6 +29,7 @@ type soloRing struct {
 	cat   *catalog.Catalog
 	index uint64
 	down  bool
+	cut   bool // goes down once an encode has begun
 }
 
 func (s *soloRing) Propose(_ context.Context, data []byte) (uint64, []byte, error) {
@@ -39,6 +40,10 @@ func (s *soloRing) Propose(_ context.Context, data []byte) (uint64, []byte, erro
 	}
 	s.index = s.cat.Applied() + 1
 	results := s.cat.Apply([]ring.Entry{{Index: s.index, Term: 1, Data: data}})
+	if s.cut {
+		begun, err := s.cat.Encodes(context.Background())
+		s.down = err != nil || len(begun) > 0
+	}
 	return s.index, results[0], nil
 }
 

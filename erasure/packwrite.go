@@ -298,9 +298,9 @@ func (e *encoder) prove(cells [][]byte, number int, scratch [][]byte) error {
 		first := int(e.spec.Encode[15]) + number + round
 		for i := range lost {
 			lost[i] = (first + i) % n
-			if plant.Is(plant.ProofOfDataOnly) {
-				lost[i] = n - m + i
-			}
+		}
+		if plant.Is(plant.ProofOfDataOnly) {
+			lost = []int{first % e.spec.Geometry.K}
 		}
 		if err := e.coder.Check(cells, lost, scratch); err != nil {
 			return err

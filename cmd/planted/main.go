@@ -22,8 +22,9 @@ import (
 	"osteon/erasure/plant"
 )
 
-// timeout bounds the tests of one bug; some bugs make a test wait for ever.
-const timeout = 3 * time.Minute
+// timeout bounds building and testing with one bug; go test itself gives up sooner, because some bugs make a test
+// wait for ever.
+const timeout = 5 * time.Minute
 
 // row says where a bug is caught.
 type row struct {
@@ -111,7 +112,7 @@ func byPackage(rows []row) map[string]string {
 func test(ctx context.Context, bug plant.Bug, pkg, pattern string, verbose bool) (red bool, out []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	args := []string{"test", "-count=1", "-tags", "planted", "-timeout", "2m", "-run", pattern,
+	args := []string{"test", "-count=1", "-tags", "planted", "-timeout", "40s", "-run", pattern,
 		"-ldflags", "-X osteon/erasure/plant.bug=" + string(bug), "./" + pkg}
 	cmd := exec.CommandContext(ctx, "go", args...)
 	out, err = cmd.CombinedOutput()

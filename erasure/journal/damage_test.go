@@ -184,7 +184,7 @@ func TestFlips(t *testing.T) {
 	if testing.Short() {
 		stride = 41
 	}
-	tried, lost := 0, 0
+	tried, lost, told := 0, 0, 0
 	for _, name := range all.names() {
 		for at := 0; at < len(all[name]); at += stride {
 			tried++
@@ -212,12 +212,18 @@ func TestFlips(t *testing.T) {
 					lost++
 				}
 			}
+			if j.Stats().DamagedBytes > 0 {
+				told++
+			}
 			must(t, j.Close())
 		}
 	}
-	t.Logf("%d flips, %d objects lost", tried, lost)
+	t.Logf("%d flips, %d objects lost, %d told as damage", tried, lost, told)
 	if lost < tried/3 {
 		t.Errorf("only %d objects lost by %d flips: did they hit?", lost, tried)
+	}
+	if told < tried/10 {
+		t.Errorf("only %d of %d flips were told as damage: the others passed for what a crash leaves", told, tried)
 	}
 }
 
@@ -346,6 +352,9 @@ func TestFence(t *testing.T) {
 			}
 			if failed {
 				fences++
+			}
+			if kind == errorfs.OpFileSyncData && count.Load() > k && !failed && j.Fenced() == nil {
+				t.Errorf("call %d: a failed sync fenced nothing", k)
 			}
 			after := cfg
 			after.FS = mem.CrashClone(vfs.CrashCloneCfg{})

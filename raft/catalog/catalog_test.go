@@ -322,6 +322,7 @@ func TestSealRefusals(t *testing.T) {
 	samePack, _ := sealOf(4, add.Items[2:])
 	samePack.Pack = begin.Pack
 	late, _ := sealOf(5, add.Items[2:])
+	dead, deadSeal := sealOf(6, add.Items[2:])
 	for _, step := range []struct {
 		name string
 		cmd  Command
@@ -339,6 +340,9 @@ func TestSealRefusals(t *testing.T) {
 		{"same pack", samePack, CodeRaced},
 		{"abort unbegun", SealAbort{Encode: late.Encode, Why: "gave up"}, CodeOK},
 		{"begin aborted", late, CodeRaced},
+		{"begin another", dead, CodeOK},
+		{"abort it", SealAbort{Encode: dead.Encode, Why: "gave up"}, CodeOK},
+		{"seal what was aborted", deadSeal, CodeRaced},
 	} {
 		if r := apply(t, c, at(1), step.cmd)[0]; r.Code != step.want {
 			t.Errorf("%s: got %+v, want code %d", step.name, r, step.want)

@@ -178,7 +178,11 @@ func TestDamagedSnapshot(t *testing.T) {
 		if err := p.ring.AddNonvoter(t.Context(), q.id, 1); err != nil {
 			t.Fatal(err)
 		}
-		<-p.ring.Failed()
+		select {
+		case <-p.ring.Failed():
+		case <-time.After(time.Minute):
+			t.Fatal("a leader that sends a rotten snapshot goes on")
+		}
 		if err := p.ring.Err(); !errors.Is(err, ErrDamaged) || p.ring.State() != "failed" {
 			t.Errorf("leader with a rotten snapshot: %v, %s", err, p.ring.State())
 		}
