@@ -80,7 +80,7 @@ func ExtractFacts(h *Dataset) (Facts, error) {
 		if uid == "" {
 			return Facts{}, &AttributeError{ErrMissing, u.tag}
 		}
-		if !UsableUID(uid) {
+		if !UsableUID(uid) || !h.Get(u.tag).effectiveVR().IsString() { // a number is no UID
 			return Facts{}, &AttributeError{ErrBadUID, u.tag}
 		}
 		*u.to = uid

@@ -58,9 +58,14 @@ func TestFactsRefused(t *testing.T) {
 		{SeriesInstanceUID, strings.Repeat("1", 65), ErrBadUID},
 		{SeriesInstanceUID, "1.2\x003", ErrBadUID},
 		{StudyInstanceUID, "1.02", nil},
+		{SeriesInstanceUID, "US", ErrBadUID}, // B11: 21333 as a number, which would pass for a UID
 	} {
 		h := sample()
-		h.Set(Element{Tag: c.tag, VR: UI, Value: []byte(c.value)})
+		vr := UI
+		if c.value == "US" {
+			vr = US
+		}
+		h.Set(Element{Tag: c.tag, VR: vr, Value: []byte(c.value)})
 		_, err := ExtractFacts(h)
 		var e *AttributeError
 		if !errors.Is(err, c.want) || c.want != nil && (!errors.As(err, &e) || e.Tag != c.tag) {
