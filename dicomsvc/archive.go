@@ -106,7 +106,8 @@ type Archive struct {
 	wait sync.WaitGroup
 
 	sealing  chan struct{} // full while a study is encoded: one at a time
-	released uint32        // number of the last pack whose versions were released; of replay, then releaseLoop
+	pace     sealPace
+	released uint32 // number of the last pack whose versions were released; of replay, then releaseLoop
 }
 
 // Stats counts what the archive did since it was opened.
@@ -141,6 +142,7 @@ func Open(cfg Config) (*Archive, error) {
 		cfg.Audit = cfg.Log
 	}
 	a := &Archive{cfg: cfg, catalog: cfg.Catalog, sealing: make(chan struct{}, 1)}
+	a.pace.now = cfg.Now
 	a.pending.init()
 	a.poison.init(cfg.Now)
 	store, err := cfg.Store(Callbacks{Held: a.heldForPeer, BadShard: a.badShard})

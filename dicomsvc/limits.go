@@ -54,6 +54,18 @@ const (
 	mendCompareEvery = 30 * time.Minute
 	// mendItemsMax bounds the missing records of one comparison; the next finds the others.
 	mendItemsMax = 4096
+	// sealShare, sealFloor and sealBurst pace sealing while senders send: it may take one byte for every two
+	// that arrive and 16 MiB/s besides, some 4 % of a core, so that a thin line that never rests does not
+	// keep everything unsealed; what was not used is kept for one stripe.
+	sealShare = 2
+	sealFloor = 16 << 20
+	sealBurst = 4 << 20
+	// sealIdle is how long no byte must have arrived for the senders to be at rest: longer than any sync.
+	sealIdle = 100 * time.Millisecond
+	// sealPause is how often a sealer that is held back looks again.
+	sealPause = 5 * time.Millisecond
+	// sealBehindMax is the backlog of due studies at which sealing no longer yields.
+	sealBehindMax = 8 << 30
 	// staleEncode is when another node may abort an encode whose sealer is gone.
 	staleEncode = 2 * time.Minute
 	// releaseTick is how often journal records are compared with the applied catalog.

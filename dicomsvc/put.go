@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"osteon/dicomsvc/dicom"
@@ -106,7 +107,7 @@ func (a *Archive) put(ctx context.Context, req PutRequest) (PutResult, error) {
 	if err := a.Ready(); err != nil { // before a byte is taken
 		return result, err
 	}
-	in := &intake{source: req.Body, hash: sha256.New(), early: a.intakes.buffer()}
+	in := &intake{source: req.Body, hash: sha256.New(), early: a.intakes.buffer(), arrived: &a.pace.arrived}
 	defer func() { a.intakes.putBuffer(in.early) }()
 	scanner := a.intakes.scanner()
 	defer a.intakes.putScanner(scanner)
@@ -348,8 +349,9 @@ type intake struct {
 	to      *erasure.Append
 	early   *bytes.Buffer // what came before to was known
 	size    int64
-	readErr error // the sender's stream broke
-	putErr  error // the journal refused
+	arrived *atomic.Int64 // counts for all senders
+	readErr error         // the sender's stream broke
+	putErr  error         // the journal refused
 }
 
 func (in *intake) Read(p []byte) (int, error) {
@@ -367,6 +369,7 @@ func (in *intake) Read(p []byte) (int, error) {
 
 func (in *intake) keep(p []byte) error {
 	in.size += int64(len(p))
+	in.arrived.Add(int64(len(p)))
 	in.hash.Write(p)
 	if in.to == nil {
 		if in.early.Len()+len(p) > headerSpillMax {

@@ -40,6 +40,7 @@ func (a *Archive) sealLoop(ctx context.Context) {
 				delete(retries, study)
 			}
 		}
+		a.pace.behind.Store(a.backlog(due) > sealBehindMax)
 		for _, d := range due {
 			if ctx.Err() != nil {
 				return
@@ -60,6 +61,16 @@ func (a *Archive) sealLoop(ctx context.Context) {
 			retries[d.Study] = retry.next(a.cfg.Now())
 		}
 	}
+}
+
+// backlog is how many bytes of what is due this node has to seal.
+func (a *Archive) backlog(due []catalog.StudyDue) (total int64) {
+	for _, d := range due {
+		if a.sealsHere(d.Study) {
+			total += d.UnsealedBytes
+		}
+	}
+	return total
 }
 
 // sealRetry says when a study that could not be sealed is tried again.
@@ -101,6 +112,8 @@ func (a *Archive) SealNow(ctx context.Context, study string) error {
 			return ctx.Err()
 		}
 	}
+	a.pace.urgent.Add(1)
+	defer a.pace.urgent.Add(-1)
 	for {
 		s, err := a.catalog.Study(ctx, study)
 		if err != nil || s.Unsealed == 0 {
@@ -350,7 +363,7 @@ func (t *attempt) write(ctx context.Context, w *erasure.PackWriter) error {
 	if err != nil {
 		return err
 	}
-	var c copier
+	c := copier{pace: func(n int) error { return t.archive.pace.wait(ctx, int64(n)) }}
 	for _, v := range t.versions {
 		if err := t.writeVersion(ctx, w, manifest, &c, v); err != nil {
 			return err

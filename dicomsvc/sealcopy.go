@@ -16,6 +16,7 @@ const sealStep = 256 << 10
 
 // copier copies one object after the other into a pack with the same memory.
 type copier struct {
+	pace    func(n int) error // waits until n more bytes may be taken
 	scanner dicom.Scanner
 	from    ranged
 	pass    sealCopy
@@ -26,7 +27,7 @@ type copier struct {
 func (c *copier) copyDescribed(w io.Writer, o *Object) ([]byte, error) {
 	c.from.reset(o, sealStep)
 	pass, scanner := &c.pass, &c.scanner
-	*pass = sealCopy{from: &c.from, to: w, hash: sha256.New(), kept: pass.kept[:0]}
+	*pass = sealCopy{from: &c.from, to: w, pace: c.pace, hash: sha256.New(), kept: pass.kept[:0]}
 	scanner.Reset(pass, o.instance.TransferSyntaxUID, dicom.Limits{})
 	_, scanErr := scanner.Header()
 	at := scanner.Offset()
@@ -68,6 +69,7 @@ type readerOnly struct{ io.Reader }
 type sealCopy struct {
 	from *ranged
 	to   io.Writer
+	pace func(n int) error
 	hash interface {
 		io.Writer
 		Sum([]byte) []byte
@@ -87,6 +89,9 @@ func (c *sealCopy) Read(p []byte) (int, error) {
 		}
 		if _, werr := c.to.Write(p[:n]); werr != nil {
 			return 0, werr
+		}
+		if perr := c.pace(n); perr != nil {
+			return 0, perr
 		}
 	}
 	return n, err
