@@ -33,6 +33,8 @@ type Env struct {
 	Listen func(network, address string) (net.Listener, error)
 	// Dial connects to C-MOVE destinations.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Raft changes sizes and timings of Raft before it is opened; nil leaves the standard ones.
+	Raft func(*ring.Config)
 }
 
 // Settings of the catalog that the node reads and writes.
@@ -167,12 +169,16 @@ func (c *core) openLink(join joinHandler) error {
 }
 
 func (c *core) ringConfig() ring.Config {
-	return ring.Config{
+	cfg := ring.Config{
 		FS: c.vault.FS(), PlainFS: c.env.FS, Dir: c.path("raft"),
 		Self: c.id.Node, Incarnation: c.id.Incarnation, Existing: c.id.Enrolled, Link: c.link,
 		MAC: func(parts ...[]byte) [32]byte { return c.vault.MAC("osteon raft", parts...) },
 		Now: c.env.Now, Log: c.env.Log,
 	}
+	if c.env.Raft != nil {
+		c.env.Raft(&cfg)
+	}
+	return cfg
 }
 
 // openRing opens Raft; a log that may have forgotten what it acknowledged is given up for a new

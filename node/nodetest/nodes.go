@@ -26,6 +26,7 @@ type Node struct {
 	process    *process // nil: down
 	generation int
 	fenced     error
+	gone       bool // never comes back
 }
 
 // process is one run of a node.
@@ -53,6 +54,7 @@ func (n *Node) env() node.Env {
 		FS: n.Disk.Mount(), Rand: newRandom(n.ring.random()), Now: n.Clock.Now, Log: n.logger(),
 		ListenPacket: func(address string) (net.PacketConn, error) { return n.ring.Net.listen(n.host, address) },
 		Listen:       func(string, string) (net.Listener, error) { return newSilent(), nil },
+		Raft:         n.ring.cfg.Raft,
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			return nil, fmt.Errorf("%s dials nobody", n.Name)
 		},

@@ -16,6 +16,7 @@ import (
 
 	"osteon/erasure/place"
 	"osteon/node"
+	"osteon/raft/ring"
 )
 
 // Config is what a ring of a test is made with. The zero value works.
@@ -24,6 +25,10 @@ type Config struct {
 	Seed uint64
 	// Configure changes a node's configuration before it is used.
 	Configure func(name string, cfg *node.Config)
+	// Raft changes sizes and timings of Raft.
+	Raft func(*ring.Config)
+	// Sometimes is told of states worth reaching; nil counts none.
+	Sometimes func(state string)
 	// LogLevel is from which level on nodes log. Default Info.
 	LogLevel slog.Level
 }
@@ -230,10 +235,45 @@ func (r *Ring) note(line []byte) {
 	r.log = append(r.log, line)
 }
 
+// Sometimes notes that the ring is or was in a state that tests should reach now and then.
+func (r *Ring) Sometimes(state string) {
+	if r.cfg.Sometimes != nil {
+		r.cfg.Sometimes(state)
+	}
+}
+
+// telling are lines of nodes' logs by which a state is known.
+var telling = map[string]string{
+	"copy at partner failed":                "partner switched",
+	"raft state is not to be trusted":       "rejoin as a new incarnation",
+	"snapshot stored":                       "snapshot taken",
+	"snapshot restored":                     "snapshot installed",
+	"state machine was behind the newest":   "state machine behind the snapshot",
+	"study not sealed, will be tried again": "seal failed",
+	"node took no shard, sealed without it": "seal without a node",
+	"pack sealed in a weaker geometry":      "seal in a weaker geometry",
+	"journal fenced":                        "journal fenced",
+	"offer to the catalog failed":           "offer failed",
+	"journal segment removed":               "journal segment removed",
+	"journal record fetched again":          "journal record mended",
+	"shard unreadable, decoded around it":   "read degraded",
+	"node down":                             "node believed dead",
+	"requests still under way at close":     "requests under way at close",
+	"local database fenced":                 "local database fenced",
+	"a later incarnation of this node":      "earlier incarnation refused",
+}
+
 // logWriter takes one node's log, a line a call.
 type logWriter struct{ node *Node }
 
 func (w logWriter) Write(p []byte) (int, error) {
+	if w.node.ring.cfg.Sometimes != nil {
+		for line, state := range telling {
+			if bytes.Contains(p, []byte(line)) {
+				w.node.ring.Sometimes(state)
+			}
+		}
+	}
 	w.node.ring.note(fmt.Appendf(nil, "%s %s %s", time.Now().UTC().Format("15:04:05.000"), w.node.Name, bytes.TrimPrefix(p, []byte(" "))))
 	return len(p), nil
 }

@@ -1,0 +1,295 @@
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"osteon/dicomsvc"
+	"osteon/dicomsvc/dicom"
+	"osteon/erasure/journal"
+	"osteon/erasure/place"
+	"osteon/erasure/shard"
+	"osteon/raft/catalog"
+)
+
+// settleMax bounds the virtual time until a healed ring is quiet: an election, offers that were put off, and the
+// longest pause between two attempts to seal.
+const settleMax = 30 * time.Minute
+
+// Settle waits until the ring is quiet: every node is ready and has applied the same, nothing waits to be offered, and,
+// when sealed is set, nothing is unsealed. It returns what is still missing after settleMax.
+func (w *Workload) Settle(sealed bool) error {
+	deadline := time.Now().Add(settleMax)
+	calm := 0
+	for {
+		why := w.unsettled(sealed)
+		if why == nil {
+			if calm++; calm == 3 {
+				return nil
+			}
+		} else {
+			calm = 0
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the ring is not quiet %s after it healed: %w", settleMax, why)
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+func (w *Workload) unsettled(sealed bool) error {
+	var applied uint64
+	for _, at := range w.ring.Nodes() {
+		n := at.Node()
+		if n == nil {
+			if at.gone {
+				continue
+			}
+			return fmt.Errorf("%s is down: %v", at.Name, at.Fenced())
+		}
+		if err := n.Ready(); err != nil {
+			return fmt.Errorf("%s is not ready: %w", at.Name, err)
+		}
+		if waiting := n.Archive().Waiting(); waiting > 0 {
+			return fmt.Errorf("%s has %d instances that the catalog does not know", at.Name, waiting)
+		}
+		now := n.Catalog().Applied()
+		if applied == 0 {
+			applied = now
+		}
+		if now != applied {
+			return fmt.Errorf("%s applied %d, another node %d", at.Name, now, applied)
+		}
+		if !sealed {
+			continue
+		}
+		due, err := n.Archive().Unsealed(context.Background())
+		if err != nil || len(due) > 0 {
+			return fmt.Errorf("%s lists %d studies with unsealed versions, %v", at.Name, len(due), err)
+		}
+	}
+	return nil
+}
+
+// Check holds a ring that is quiet to everything that was promised, and returns the broken promises.
+func (w *Workload) Check() []error {
+	ctx, cancel := context.WithTimeout(context.Background(), settleMax)
+	defer cancel()
+	w.checkReplicas(ctx)
+	for _, at := range w.ring.Nodes() {
+		if at.Node() != nil {
+			w.checkCatalog(ctx, at)
+			w.checkReads(ctx, at)
+		}
+	}
+	w.checkCopies(ctx)
+	w.checkShards(ctx)
+	return w.Faults()
+}
+
+// checkReplicas compares the catalogs as a whole.
+func (w *Workload) checkReplicas(ctx context.Context) {
+	hashes := map[uint64]map[[32]byte]string{}
+	for _, at := range w.ring.Nodes() {
+		n := at.Node()
+		if n == nil {
+			continue
+		}
+		hash, index, err := n.Catalog().StateHash(ctx)
+		if err != nil {
+			w.fault("state hash of %s: %v", at.Name, err)
+			continue
+		}
+		if hashes[index] == nil {
+			hashes[index] = map[[32]byte]string{}
+		}
+		hashes[index][hash] += " " + at.Name
+	}
+	for index, at := range hashes {
+		if len(at) > 1 {
+			w.fault("catalogs differ at index %d: %v", index, slices.Collect(maps.Values(at)))
+		}
+	}
+}
+
+// checkCatalog wants every acknowledged version, once, and nothing that nobody sent.
+func (w *Workload) checkCatalog(ctx context.Context, at *Node) {
+	w.mu.Lock()
+	byUID := map[string][]catalog.VersionID{}
+	for _, o := range w.order {
+		if w.acked[o.version] {
+			byUID[o.uid] = append(byUID[o.uid], o.version)
+		}
+	}
+	w.mu.Unlock()
+	c := at.Node().Catalog()
+	for uid, want := range byUID {
+		found, err := c.Locate(ctx, uid)
+		if err != nil {
+			w.fault("%s was acknowledged, %s does not know it: %v", uid, at.Name, err)
+			continue
+		}
+		w.noteServed(at.Name, uid, found)
+		for _, v := range want {
+			times := 0
+			for _, l := range found {
+				if l.Instance.Version == v {
+					times++
+				}
+			}
+			if times != 1 {
+				w.fault("version %s of %s was acknowledged, %s lists it %d times", v, uid, at.Name, times)
+			}
+		}
+	}
+}
+
+// checkReads reads every instance whole, and wants queries to agree with retrieval.
+func (w *Workload) checkReads(ctx context.Context, at *Node) {
+	n := at.Node()
+	studies := map[string]int{}
+	w.mu.Lock()
+	for _, o := range w.order {
+		studies[o.study] = 0
+	}
+	w.mu.Unlock()
+	for _, study := range slices.Sorted(maps.Keys(studies)) {
+		found := map[string]int{}
+		for in, err := range n.Archive().Instances(ctx, storePrincipal, dicomsvc.Selection{StudyInstanceUIDs: []string{study}}) {
+			if err != nil {
+				w.fault("instances of %s at %s: %v", study, at.Name, err)
+				break
+			}
+			found[in.SOPInstanceUID]++
+			if got := w.read(ctx, n, in, at.Name); got[:4] != "read" {
+				w.fault("%s cannot be read at %s: %s", in.SOPInstanceUID, at.Name, got)
+			}
+		}
+		w.checkQuery(ctx, at, study, found)
+	}
+}
+
+// checkQuery compares an IMAGE level query with what retrieval gives.
+func (w *Workload) checkQuery(ctx context.Context, at *Node, study string, found map[string]int) {
+	q := &dicomsvc.Query{Level: dicomsvc.LevelImage, Relational: true, Keys: []dicomsvc.Key{{Tag: dicom.StudyInstanceUID, VR: dicom.UI, Values: []string{study}}}}
+	matched := map[string]int{}
+	for m, err := range at.Node().Archive().Search(ctx, storePrincipal, q) {
+		if err != nil {
+			w.fault("query of %s at %s: %v", study, at.Name, err)
+			return
+		}
+		matched[m.SOPInstanceUID]++
+	}
+	for uid, times := range matched {
+		if times != 1 || found[uid] != 1 {
+			w.fault("%s at %s: the query matches it %d times, retrieval gives it %d times", uid, at.Name, times, found[uid])
+		}
+	}
+	if len(matched) != len(found) {
+		w.fault("%s at %s: the query matches %d instances, retrieval gives %d", study, at.Name, len(matched), len(found))
+	}
+}
+
+// checkCopies wants every unsealed version in the journals of two of its holders, and what the journal has to be whole.
+func (w *Workload) checkCopies(ctx context.Context) {
+	nodes := map[place.NodeID]*Node{}
+	var any *Node
+	gone := 0
+	for _, at := range w.ring.Nodes() {
+		n := at.Node()
+		if n == nil {
+			gone++
+			continue
+		}
+		nodes[n.ID()] = at
+		any = at
+		if err := n.Archive().Store().Journal().Verify(ctx, nil); err != nil {
+			w.fault("journal of %s: %v", at.Name, err)
+		}
+		if bad := n.Archive().Store().Journal().Corrupt(); len(bad) > 0 {
+			w.fault("journal of %s has %d damaged objects", at.Name, len(bad))
+		}
+	}
+	if any == nil {
+		return
+	}
+	w.mu.Lock()
+	order := slices.Clone(w.order)
+	w.mu.Unlock()
+	for _, o := range order {
+		l, err := any.Node().Catalog().Find(ctx, o.version)
+		if err != nil || l.State != catalog.VersionJournalled {
+			continue
+		}
+		held := 0
+		for _, h := range l.Holders {
+			if at := nodes[h]; at != nil {
+				if _, ok := at.Node().Archive().Store().Journal().Stat(journal.Key(o.version)); ok {
+					held++
+				} else {
+					w.fault("%s is not in the journal of %s, which is listed as its holder", o, at.Name)
+				}
+			}
+		}
+		w.mu.Lock()
+		acked := w.acked[o.version]
+		w.mu.Unlock()
+		if acked && held < min(2, len(nodes)) && gone == 0 {
+			w.fault("%s was acknowledged and is unsealed in %d journals, listed are %d", o, held, len(l.Holders))
+		}
+	}
+}
+
+// checkShards wants every shard of every pack on its disk, whole, and no other.
+func (w *Workload) checkShards(ctx context.Context) {
+	type slot struct { // where a shard belongs
+		encode place.EncodeID
+		index  int
+		node   place.NodeID
+	}
+	want := map[slot]bool{}
+	dead := map[place.EncodeID]string{}
+	for _, at := range w.ring.Nodes() {
+		n := at.Node()
+		if n == nil {
+			continue
+		}
+		if len(want) == 0 {
+			for p, err := range n.Catalog().AllPacks(ctx) {
+				if err != nil {
+					w.fault("packs at %s: %v", at.Name, err)
+					return
+				}
+				for i, s := range p.Placement {
+					want[slot{p.Encode, i, s.Node}] = true
+				}
+			}
+			encodes, err := n.Catalog().Encodes(ctx)
+			if err != nil {
+				w.fault("encodes at %s: %v", at.Name, err)
+			}
+			for _, e := range encodes {
+				dead[e.Encode] = fmt.Sprint(e.State)
+			}
+		}
+		here := map[slot]bool{}
+		for e, err := range shard.List(at.Disk.Mount(), at.config().Dir+"/shards") {
+			switch key := (slot{e.Encode, e.Index, n.ID()}); {
+			case err != nil || e.Err != nil:
+				w.fault("shard %d of %s at %s: %v %v", e.Index, e.Encode, at.Name, err, e.Err)
+			case want[key]:
+				here[key] = true
+			default:
+				w.fault("orphan shard %d of encode %s at %s; encode is %q", e.Index, e.Encode, at.Name, dead[e.Encode])
+			}
+		}
+		for key := range want {
+			if key.node == n.ID() && !here[key] {
+				w.fault("shard %d of encode %s is not at %s", key.index, key.encode, at.Name)
+			}
+		}
+	}
+}
