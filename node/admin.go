@@ -50,6 +50,7 @@ func (n *Node) adminHandler() http.Handler {
 		return struct{}{}, n.ring.Snapshot(r.Context())
 	}))
 	mux.HandleFunc("GET /v1/state", answer(func(r *http.Request) (any, error) { return n.state(r.Context()) }))
+	n.aeRoutes(mux)
 	n.healthRoutes(mux)
 	debugRoutes(mux)
 	return mux

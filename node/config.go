@@ -43,6 +43,10 @@ type DIMSEConfig struct {
 	AET string `yaml:"aet" json:"aet"`
 	// AssociationsMax bounds the associations open at once. Default 200.
 	AssociationsMax int `yaml:"associations_max" json:"associations_max"`
+	// AssociationsPerAE bounds those of one calling title. Default 64.
+	AssociationsPerAE int `yaml:"associations_per_ae" json:"associations_per_ae"`
+	// AssociationsPerHost bounds those of one address whose callers AEs does not name. Default 128.
+	AssociationsPerHost int `yaml:"associations_per_host" json:"associations_per_host"`
 	// StrictCalled rejects associations that call another title than AET. Default true.
 	StrictCalled *bool `yaml:"strict_called" json:"strict_called"`
 	// Relational answers queries and retrievals that lack the unique keys of upper levels although the caller
@@ -63,6 +67,10 @@ type HTTPConfig struct {
 	// TLSCert and TLSKey are PEM files; both or none.
 	TLSCert string `yaml:"tls_cert" json:"tls_cert"`
 	TLSKey  string `yaml:"tls_key" json:"tls_key"`
+	// ConnectionsMax bounds the connections open at once. Default 1024.
+	ConnectionsMax int `yaml:"connections_max" json:"connections_max"`
+	// ConnectionsPerHost bounds those of one address. Default 256.
+	ConnectionsPerHost int `yaml:"connections_per_host" json:"connections_per_host"`
 }
 
 // LinkConfig is the mesh between nodes.
@@ -160,14 +168,22 @@ func (c *Config) Fill() {
 	if c.Seal.Bytes == 0 {
 		c.Seal.Bytes = 1 << 30
 	}
-	if c.DIMSE.AssociationsMax == 0 {
-		c.DIMSE.AssociationsMax = 200
-	}
+	setInt(&c.DIMSE.AssociationsMax, 200)
+	setInt(&c.DIMSE.AssociationsPerAE, 64)
+	setInt(&c.DIMSE.AssociationsPerHost, 128)
+	setInt(&c.HTTP.ConnectionsMax, 1024)
+	setInt(&c.HTTP.ConnectionsPerHost, 256)
 }
 
 func setString(s *string, value string) {
 	if *s == "" {
 		*s = value
+	}
+}
+
+func setInt(n *int, value int) {
+	if *n == 0 {
+		*n = value
 	}
 }
 
@@ -251,6 +267,8 @@ func (c *Config) Validate() error {
 	}{
 		{"seal.bytes", c.Seal.Bytes}, {"journal.segment_bytes", c.Journal.SegmentBytes},
 		{"journal.hot_bytes", c.Journal.HotBytes}, {"dimse.associations_max", int64(c.DIMSE.AssociationsMax)},
+		{"dimse.associations_per_ae", int64(c.DIMSE.AssociationsPerAE)}, {"dimse.associations_per_host", int64(c.DIMSE.AssociationsPerHost)},
+		{"http.connections_max", int64(c.HTTP.ConnectionsMax)}, {"http.connections_per_host", int64(c.HTTP.ConnectionsPerHost)},
 	} {
 		if s.n < 0 {
 			fault(s.setting, "%d is negative", s.n)

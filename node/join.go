@@ -172,32 +172,41 @@ func refuse(code uint8, format string, args ...any) error {
 	return &link.RemoteError{Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
-// admitNode answers a request to join at this node: the token is used up in the catalog, then the node's
-// certificate is signed and the node listed and added to Raft without a vote.
+// admitNode is admit with a line in the log for a refusal: the admin of the ring sees it, too.
 func admitNode(ctx context.Context, c *core, request []byte) ([]byte, error) {
+	response, err := admit(ctx, c, request)
+	if err != nil {
+		c.env.Log.Warn("join refused", "why", err)
+	}
+	return response, err
+}
+
+// admit answers a request to join at this node: the token is used up in the catalog, then the node's
+// certificate is signed and the node listed and added to Raft without a vote.
+func admit(ctx context.Context, c *core, request []byte) ([]byte, error) {
 	var req joinRequest
 	if err := json.Unmarshal(request, &req); err != nil || req.Version != 1 {
-		return nil, refuse(joinRefused, "the request is not one that this release understands")
+		return nil, refuse(joinRefused, "the request is not one that this release understands; install the same release on both nodes")
 	}
 	if req.Ring != c.id.Ring {
-		return nil, refuse(joinRefused, "the token is of another ring")
+		return nil, refuse(joinRefused, "the token is of another ring; make one with osteon token create at a node of this ring")
 	}
 	if err := checkName(req.Name, string(req.Site)); err != nil {
 		return nil, refuse(joinRefused, "%v", err)
 	}
 	if _, _, err := net.SplitHostPort(req.Address); err != nil {
-		return nil, refuse(joinRefused, "link address %.80q is not host:port", req.Address)
+		return nil, refuse(joinRefused, "link address %.80q is not host:port; set --advertise (link.advertise)", req.Address)
 	}
 	nodes, err := c.cat.Nodes(ctx)
 	if err != nil {
-		return nil, refuse(joinUnavailable, "the catalog does not answer")
+		return nil, refuse(joinUnavailable, "the catalog does not answer here; try again, or at another node")
 	}
 	for _, n := range nodes {
 		if n.Name == req.Name && n.State != catalog.NodeRemoved {
 			return nil, refuse(joinRefused, "a node named %s is in the ring already; choose another name", req.Name)
 		}
 		if n.ID == req.Node || n.Disk == req.Disk {
-			return nil, refuse(joinRefused, "this node's identity is in the ring already")
+			return nil, refuse(joinRefused, "this node's identity is in the ring already; was its directory copied? join from an empty one")
 		}
 	}
 	ca, err := c.ca(ctx)
@@ -206,7 +215,7 @@ func admitNode(ctx context.Context, c *core, request []byte) ([]byte, error) {
 	}
 	certificate, err := ca.Sign(req.CSR, req.Node, req.Site, certificateValidity)
 	if err != nil {
-		return nil, refuse(joinRefused, "the certificate request is not valid")
+		return nil, refuse(joinRefused, "the certificate request is not valid; install the same release on both nodes")
 	}
 	if err := c.useToken(ctx, req); err != nil {
 		return nil, err
@@ -219,7 +228,7 @@ func admitNode(ctx context.Context, c *core, request []byte) ([]byte, error) {
 		n.Role = catalog.RoleWitness
 	}
 	if err := c.do(ctx, catalog.PutNode{Node: n}); err != nil {
-		return nil, refuse(joinUnavailable, "the ring did not record the node: %v", err)
+		return nil, refuse(joinUnavailable, "the ring did not record the node: %v; the token is spent: make a new one and try again", err)
 	}
 	c.topo.refresh(ctx)
 	if err := c.ring.AddNonvoter(ctx, n.ID, n.Incarnation); err != nil {
@@ -240,7 +249,7 @@ func (c *core) useToken(ctx context.Context, req joinRequest) error {
 	token := Token{Secret: req.Secret}
 	recorded, err := c.cat.Token(ctx, token.hash())
 	if err == nil && recorded.Site != "" && recorded.Site != req.Site {
-		return refuse(joinRefused, "the token is for site %s, not %s", recorded.Site, req.Site)
+		return refuse(joinRefused, "the token is for site %s, not %s; name that site, or make a token for the other", recorded.Site, req.Site)
 	}
 	results, index, err := c.cat.Do(ctx, c.system(), catalog.UseToken{Hash: token.hash(), Node: req.Node})
 	if err != nil {
@@ -262,7 +271,7 @@ func tokenReason(err error) string {
 	case errors.Is(err, catalog.ErrExpired):
 		return "it has expired; make a new one with osteon token create"
 	default:
-		return "this ring did not issue it"
+		return "this ring did not issue it; make one with osteon token create at a node of this ring"
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"osteon/dicomsvc/dicomweb"
+	"osteon/dicomsvc/refusal"
 	"osteon/dicomsvc/scp"
 )
 
@@ -31,8 +32,11 @@ type listeners struct {
 	admin net.Listener
 
 	scp       *scp.Server
+	dicomweb  *dicomweb.Server
 	web       *http.Server
 	adminHTTP *http.Server
+
+	refusals *refusal.Log // what they refused, for `osteon ae log`
 
 	dimseEnded chan struct{} // closed when the DIMSE server has drained
 }
@@ -44,6 +48,7 @@ func (n *Node) openListeners() (err error) {
 			s.close()
 		}
 	}()
+	s.refusals = refusal.NewLog(refusal.Config{Now: n.env.Now, Log: n.env.Log})
 	if n.cfg.DIMSE.Listen != Off {
 		if s.dimse, err = n.env.Listen("tcp", n.cfg.DIMSE.Listen); err != nil {
 			return fmt.Errorf("dimse.listen: %w", err)
@@ -76,7 +81,8 @@ func (n *Node) scpConfig() scp.Config {
 	promiscuous := n.cfg.promiscuous()
 	return scp.Config{
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
-		AssociationsMax: n.cfg.DIMSE.AssociationsMax, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
+		AssociationsMax: n.cfg.DIMSE.AssociationsMax, PerAEMax: n.cfg.DIMSE.AssociationsPerAE,
+		PerHostMax: n.cfg.DIMSE.AssociationsPerHost, Refusals: n.servers.refusals, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
 		Known: func(title string) bool {
 			_, ok := known[title]
 			return ok
@@ -95,8 +101,12 @@ func (n *Node) scpConfig() scp.Config {
 
 func (n *Node) listenHTTP() (net.Listener, error) {
 	l, err := n.env.Listen("tcp", n.cfg.HTTP.Listen)
-	if err != nil || n.cfg.HTTP.TLSCert == "" {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	l = newCapped(l, n.cfg.HTTP, n.servers.refusals)
+	if n.cfg.HTTP.TLSCert == "" {
+		return l, nil
 	}
 	cert, err := tls.LoadX509KeyPair(n.cfg.HTTP.TLSCert, n.cfg.HTTP.TLSKey)
 	if err != nil {
@@ -114,11 +124,12 @@ func (n *Node) webServer() (*http.Server, error) {
 	}
 	web, err := dicomweb.New(dicomweb.Config{
 		Archive: n.archive, PublicRoot: n.cfg.HTTP.PublicRoot, Tokens: tokens,
-		Now: n.env.Now, Rand: n.env.Rand, Log: n.env.Log,
+		Refusals: n.servers.refusals, Now: n.env.Now, Rand: n.env.Rand, Log: n.env.Log,
 	})
 	if err != nil {
 		return nil, err
 	}
+	n.servers.dicomweb = web
 	mux := http.NewServeMux()
 	mux.Handle("/dicom-web/", web)
 	n.healthRoutes(mux)

@@ -31,6 +31,7 @@ func (n *Node) metricsHandler() http.Handler {
 	counter("osteon_archive_sealed_bytes_total", "Bytes sealed by this node.", func() float64 { return float64(s.SealedBytes.Load()) })
 	counter("osteon_archive_failed_seals_total", "Sealing attempts that failed.", func() float64 { return float64(s.SealFailed.Load()) })
 	counter("osteon_archive_bad_shards_total", "Shards found missing, corrupt or out of reach while reading.", func() float64 { return float64(s.BadShards.Load()) })
+	n.servers.count(counter, gauge)
 	gauge("osteon_archive_waiting_instances", "Instances held here that the catalog has not applied.", func() float64 { return float64(n.archive.Waiting()) })
 	gauge("osteon_archive_unsealed_bytes", "Bytes in the catalog that wait to be sealed, in the whole ring.", n.unsealedBytes)
 	gauge("osteon_catalog_applied_index", "Last Raft index that the catalog applied.", func() float64 { return float64(n.cat.Applied()) })
@@ -62,4 +63,23 @@ func flag(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// count adds what the front doors did.
+func (s *listeners) count(counter, gauge func(name, help string, value func() float64)) {
+	if s.scp != nil {
+		d := s.scp.Stats()
+		counter("osteon_dimse_connections_total", "Connections accepted on the DIMSE listener.", func() float64 { return float64(d.Connections.Load()) })
+		counter("osteon_dimse_accepted_associations_total", "Associations accepted.", func() float64 { return float64(d.Accepted.Load()) })
+		counter("osteon_dimse_rejected_associations_total", "Associations rejected by decision.", func() float64 { return float64(d.Rejected.Load()) })
+		counter("osteon_dimse_limited_associations_total", "Associations rejected by a limit.", func() float64 { return float64(d.Limited.Load()) })
+		counter("osteon_dimse_broken_associations_total", "Associations that did not end with a release.", func() float64 { return float64(d.Broken.Load()) })
+		counter("osteon_dimse_held_back_connections_total", "Connections closed at once because too many from their address came to nothing.", func() float64 { return float64(d.HeldBack.Load()) })
+		counter("osteon_dimse_evicted_connections_total", "Connections closed because they sent no request while others waited.", func() float64 { return float64(d.Evicted.Load()) })
+		counter("osteon_dimse_panics_total", "Faults of this program that cost an association.", func() float64 { return float64(d.Panics.Load()) })
+		gauge("osteon_dimse_open_associations", "Associations open now.", func() float64 { return float64(d.Open.Load()) })
+	}
+	if s.dicomweb != nil {
+		counter("osteon_http_panics_total", "Faults of this program that cost a request.", func() float64 { return float64(s.dicomweb.Panics()) })
+	}
 }

@@ -37,6 +37,9 @@ type Status struct {
 	// Single says what a stored instance survives while only one copy is acknowledged.
 	Note  string       `json:"note,omitempty"`
 	Nodes []NodeStatus `json:"nodes"`
+	// Poison lists the objects that made this node fail while they were stored; from the third time on they
+	// are refused.
+	Poison []dicomsvc.Poisoned `json:"poison,omitempty"`
 }
 
 // Endpoints are where a node listens.
@@ -67,7 +70,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 	s := Status{
 		Ring: n.id.Ring, Node: n.id.Node, Name: n.id.Name, Site: n.id.Site,
 		Uptime: n.env.Now().Sub(n.started).Round(time.Second).String(), State: n.ring.State(),
-		Applied: n.cat.Applied(), Commit: n.ring.CommitIndex(), Waiting: n.archive.Waiting(),
+		Applied: n.cat.Applied(), Commit: n.ring.CommitIndex(), Waiting: n.archive.Waiting(), Poison: n.archive.Poison(),
 		Endpoints: Endpoints{
 			AET: n.cfg.DIMSE.AET, DIMSE: n.servers.dimseAddress(), HTTP: n.servers.httpAddress(), Link: n.cfg.Link.Advertise,
 		},

@@ -94,6 +94,7 @@ type served struct {
 	process *exec.Cmd
 	stderr  *bytes.Buffer
 	ended   chan error // gets the end of the process
+	config  string     // configuration file; empty: none
 }
 
 // newServed names a node with free ports; nothing is made yet.
@@ -112,7 +113,11 @@ func newServed(t testing.TB, dir, id, site string) *served {
 
 // flags are those of init, join and serve.
 func (s *served) flags() []string {
-	return []string{"--dir", s.Dir, "--dimse", s.DIMSE, "--http", s.HTTP, "--link", s.Link}
+	flags := []string{"--dir", s.Dir, "--dimse", s.DIMSE, "--http", s.HTTP, "--link", s.Link}
+	if s.config != "" {
+		flags = append(flags, "--config", s.config)
+	}
+	return flags
 }
 
 // serve starts the node; it is stopped at the end of the test.

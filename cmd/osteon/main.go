@@ -48,6 +48,7 @@ type cli struct {
 	Token   tokenCmd   `cmd:"" help:"Make join tokens."`
 	Node    nodeCmd    `cmd:"" help:"List nodes."`
 	Study   studyCmd   `cmd:"" help:"List, show, verify and seal studies."`
+	AE      aeCmd      `cmd:"" name:"ae" help:"Show what AEs were refused and why; list and test the AEs of the configuration."`
 	Export  exportCmd  `cmd:"" help:"Write a study as plain DICOM files."`
 	Config  configCmd  `cmd:"" help:"Check the configuration."`
 	Version versionCmd `cmd:"" help:"Print the version."`
