@@ -81,10 +81,10 @@ func (a *Archive) openLocated(ctx context.Context, in *Instance) (*Object, error
 		if err != nil {
 			return nil, storeError(err)
 		}
-		return &Object{ctx: ctx, instance: in, from: from}, nil
+		return &Object{ctx: ctx, instance: in, from: &journalCopy{Object: from, archive: a, located: l}}, nil
 	}
 	if hot, err := a.store.OpenHot(key); err == nil {
-		return &Object{ctx: ctx, instance: in, from: &hotCopy{Object: hot, archive: a, located: l}}, nil
+		return &Object{ctx: ctx, instance: in, from: &journalCopy{Object: hot, archive: a, located: l}}, nil
 	}
 	from, err := a.openPack(ctx, l.Pack)
 	if err != nil {
@@ -93,26 +93,34 @@ func (a *Archive) openLocated(ctx context.Context, in *Instance) (*Object, error
 	return &Object{ctx: ctx, instance: in, from: from, base: l.Entry.Offset}, nil
 }
 
-// hotCopy is a journal copy of a sealed version; a read that it fails goes on in the pack.
-type hotCopy struct {
+// journalCopy is a copy in a journal, here or at its holders. A read that it fails goes on in the version's pack:
+// a hot copy is damaged or evicted, or the version was sealed and its records were freed since it was found.
+type journalCopy struct {
 	erasure.Object
 	archive *Archive
 	located catalog.Located
 }
 
-func (h *hotCopy) CopyRange(ctx context.Context, w io.Writer, off, n int64) error {
+func (j *journalCopy) CopyRange(ctx context.Context, w io.Writer, off, n int64) error {
 	out := &tally{w: w}
-	err := h.Object.CopyRange(ctx, out, off, n)
+	err := j.Object.CopyRange(ctx, out, off, n)
 	if err == nil || out.err != nil || ctx.Err() != nil {
 		return err
 	}
-	h.archive.cfg.Log.Error("hot copy unreadable, read from the pack", "pack", h.located.Pack, "err", err)
-	pack, perr := h.archive.openPack(ctx, h.located.Pack)
+	l := j.located
+	if l.State == catalog.VersionSealed {
+		j.archive.cfg.Log.Error("hot copy unreadable, read from the pack", "pack", l.Pack, "err", err)
+	} else if now, ferr := j.archive.catalog.Find(ctx, l.Instance.Version); ferr != nil || now.State != catalog.VersionSealed {
+		return err
+	} else {
+		l = now
+	}
+	pack, perr := j.archive.openPack(ctx, l.Pack)
 	if perr != nil {
 		return errors.Join(err, perr)
 	}
 	defer pack.Close()
-	return pack.CopyRange(ctx, w, h.located.Entry.Offset+off+out.n, n-out.n)
+	return pack.CopyRange(ctx, w, l.Entry.Offset+off+out.n, n-out.n)
 }
 
 // Size is the length of the data set as received, in bytes.
