@@ -10,7 +10,7 @@ func TestEveryFaultOfAConfigurationIsNamedAtOnce(t *testing.T) {
 	c := Config{
 		DIMSE:       DIMSEConfig{Listen: "0.0.0.0:11112", AET: "A TITLE THAT IS FAR TOO LONG"},
 		HTTP:        HTTPConfig{Listen: "0.0.0.0:8104", TLSCert: "cert.pem"},
-		Link:        LinkConfig{Listen: "nowhere"},
+		Link:        LinkConfig{Listen: "nowhere", Bulk: "pigeon"},
 		Ack:         AckConfig{Degraded: "maybe", Policy: "perhaps", Wait: -1},
 		Seal:        SealConfig{Bytes: -1},
 		Log:         LogConfig{Level: "loud"},
@@ -25,7 +25,7 @@ func TestEveryFaultOfAConfigurationIsNamedAtOnce(t *testing.T) {
 	}
 	text := err.Error()
 	for _, setting := range []string{
-		"dir:", "dimse.aet:", "http.listen:", "http.tls_cert:", "link.listen:", "ack.degraded:", "ack.policy:", "ack.wait:",
+		"dir:", "dimse.aet:", "http.listen:", "http.tls_cert:", "link.listen:", "link.bulk:", "ack.degraded:", "ack.policy:", "ack.wait:",
 		"seal.bytes:", "log.level:", "survive:", "promiscuous:", "aes[0].title:", "aes[1].address:", "aes[2].title:",
 	} {
 		if !strings.Contains(text, setting) {

@@ -159,11 +159,36 @@ func (c *core) openLink(join joinHandler) error {
 		Resolve:  c.topo.resolve, Allowed: c.topo.allowed,
 		Now: c.env.Now, Log: c.env.Log,
 	}
+	if err := c.addBulk(&lcfg); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	if join != nil {
 		lcfg.Join = func(ctx context.Context, request []byte) ([]byte, error) { return join(ctx, c, request) }
 	}
 	if c.link, err = link.Open(lcfg); err != nil {
-		return errors.Join(fmt.Errorf("open link: %w", err), conn.Close())
+		err = errors.Join(fmt.Errorf("open link: %w", err), conn.Close())
+		if lcfg.Listener != nil {
+			err = errors.Join(err, lcfg.Listener.Close())
+		}
+		return err
+	}
+	return nil
+}
+
+// addBulk gives the link TCP for bulk, at the number of its UDP port. Where that is taken, auto goes on without: peers reach
+// this node over QUIC.
+func (c *core) addBulk(lcfg *link.Config) (err error) {
+	if lcfg.Bulk, err = link.ParseBulk(c.cfg.Link.Bulk); err != nil || lcfg.Bulk == link.BulkQUIC {
+		return err
+	}
+	lcfg.Dial = func(ctx context.Context, address string) (net.Conn, error) { return c.env.Dial(ctx, "tcp", address) }
+	lcfg.Listener, err = c.env.Listen("tcp", lcfg.Conn.LocalAddr().String())
+	if err != nil && lcfg.Bulk == link.BulkTCP {
+		return fmt.Errorf("link.listen over TCP: %w: free the port, or set link.bulk to auto", err)
+	}
+	if err != nil {
+		lcfg.Listener = nil
+		c.env.Log.Warn("no TCP for bulk: other nodes send it over QUIC, at three times the processor time", "err", err)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // benchPair opens two links that know each other.
-func benchPair(b *testing.B, bulkConns int) (from, to *Link) {
+func benchPair(b *testing.B, bulk Bulk, bulkConns int) (from, to *Link) {
 	b.Helper()
 	ring, err := place.NewRingID(rand.Reader)
 	must(b, err)
@@ -24,9 +24,10 @@ func benchPair(b *testing.B, bulkConns int) (from, to *Link) {
 	var links [2]*Link
 	for i := range links {
 		node := newNode(b)
-		conn := udp(b, 0)
+		conn, listener, dial := udpAndTCP(b)
 		addrs[node] = conn.LocalAddr().String()
 		links[i], err = Open(Config{Conn: conn, Identity: identityOf(b, ca, node, "a", time.Hour), BulkConns: bulkConns, Now: time.Now,
+			Bulk: bulk, Listener: listener, Dial: dial,
 			Resolve: func(n place.NodeID) (string, bool) { return addrs[n], true }})
 		must(b, err)
 		l := links[i]
@@ -44,9 +45,12 @@ func cpuSeconds() float64 {
 // BenchmarkBulk sends 64 MiB a round, both ends in one process; cpu-s/GB counts both.
 func BenchmarkBulk(b *testing.B) {
 	const total = 64 << 20
-	for _, tt := range []struct{ conns, streams int }{{1, 1}, {1, 4}, {2, 4}, {4, 4}} {
-		b.Run(fmt.Sprintf("conns=%d/streams=%d", tt.conns, tt.streams), func(b *testing.B) {
-			from, to := benchPair(b, tt.conns)
+	for _, tt := range []struct {
+		bulk           Bulk
+		conns, streams int
+	}{{BulkQUIC, 1, 1}, {BulkQUIC, 1, 4}, {BulkQUIC, 2, 4}, {BulkQUIC, 4, 4}, {BulkTCP, 1, 1}, {BulkTCP, 1, 4}} {
+		b.Run(fmt.Sprintf("%v/conns=%d/streams=%d", tt.bulk, tt.conns, tt.streams), func(b *testing.B) {
+			from, to := benchPair(b, tt.bulk, tt.conns)
 			to.Handle(KindShardWrite, func(_ context.Context, s Stream) {
 				buf := make([]byte, 256<<10)
 				_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{s}, buf)
@@ -91,7 +95,7 @@ func BenchmarkBulk(b *testing.B) {
 }
 
 func BenchmarkCall(b *testing.B) {
-	from, to := benchPair(b, 1)
+	from, to := benchPair(b, BulkQUIC, 1)
 	to.HandleCall(KindAdmin, func(_ context.Context, _ Peer, req []byte) ([]byte, error) { return req, nil })
 	req := make([]byte, 200)
 	b.Run("serial", func(b *testing.B) {

@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,8 @@ func onceFunc(f func()) func() { return sync.OnceFunc(f) }
 
 // conn is one accepted or dialled connection whose hello was accepted.
 type conn struct {
-	q      *quic.Conn
+	q      *quic.Conn // nil when line is set
+	line   *line      // bulk over TCP
 	peer   Peer
 	class  Class
 	dialed bool
@@ -28,15 +30,29 @@ type conn struct {
 	out    chan []byte // datagrams to send; control connections only
 	ends   time.Time   // when the first of the two certificates runs out
 	expiry *time.Timer // ends the connection then
+
+	resting *time.Timer // of a line in peer.idle; Link.mu guards it
 }
 
 // alive reports whether the connection was open a moment ago.
-func (c *conn) alive() bool { return c.q.Context().Err() == nil }
+func (c *conn) alive() bool { return c.context().Err() == nil }
+
+// context ends with the connection.
+func (c *conn) context() context.Context {
+	if c.line != nil {
+		return c.line.ctx
+	}
+	return c.q.Context()
+}
 
 // end closes the connection and tells the peer why.
 func (c *conn) end(code Refusal, text string) {
 	if len(text) > refusalTextBytesMax {
 		text = text[:refusalTextBytesMax]
+	}
+	if c.line != nil {
+		c.line.end(code, text)
+		return
 	}
 	_ = c.q.CloseWithError(quic.ApplicationErrorCode(code), text) // it always succeeds or finds the connection closed
 }
@@ -74,6 +90,12 @@ func (l *Link) serveInbound(q *quic.Conn) {
 
 // refuse closes a connection that did not pass the hello.
 func (l *Link) refuse(q *quic.Conn, err error) {
+	refused := l.refusal(err)
+	(&conn{q: q}).end(refused.Code, refused.Text)
+}
+
+// refusal says what the other side is told when err kept a connection from being used.
+func (l *Link) refusal(err error) *RefusedError {
 	refused := &RefusedError{Code: RefusalMalformed, Text: "hello not understood"}
 	if l.ctx.Err() != nil {
 		refused = &RefusedError{Code: RefusalClosed, Text: "node is stopping"}
@@ -81,7 +103,7 @@ func (l *Link) refuse(q *quic.Conn, err error) {
 	errors.As(err, &refused)
 	l.counters.refused.Add(1)
 	l.log.Warn("peer refused", "reason", refused.Text, "code", refused.Code)
-	(&conn{q: q}).end(refused.Code, refused.Text)
+	return refused
 }
 
 // ours is what this node says in a hello.
@@ -102,10 +124,11 @@ func (l *Link) greetCaller(q *quic.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.newConn(q, theirs.Class, theirs)
+	c, err := l.newConn(q.ConnectionState().TLS.PeerCertificates, theirs.Class, theirs)
 	if err != nil {
 		return nil, err
 	}
+	c.q = q
 	// Admit before the answer goes out: the caller may use the connection as soon as it has it.
 	if err := l.admit(c); err != nil {
 		return nil, err
@@ -134,15 +157,15 @@ func (l *Link) greetPeer(ctx context.Context, q *quic.Conn, class Class) (*conn,
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.newConn(q, class, theirs)
+	c, err := l.newConn(q.ConnectionState().TLS.PeerCertificates, class, theirs)
 	if err != nil {
 		return nil, err
 	}
-	c.dialed = true
+	c.q, c.dialed = q, true
 	return c, l.admit(c)
 }
 
-func readHello(s *quic.Stream, magic []byte) (hello, error) {
+func readHello(s io.Reader, magic []byte) (hello, error) {
 	var b [helloBytes]byte
 	if _, err := io.ReadFull(s, b[:]); err != nil {
 		return hello{}, err
@@ -150,9 +173,9 @@ func readHello(s *quic.Stream, magic []byte) (hello, error) {
 	return parseHello(b[:], magic)
 }
 
-// newConn judges a peer by its certificate and hello.
-func (l *Link) newConn(q *quic.Conn, class Class, theirs hello) (*conn, error) {
-	cert := q.ConnectionState().TLS.PeerCertificates[0] // the handshake required and verified one
+// newConn judges a peer by its certificate and hello. The caller gives the result its connection.
+func (l *Link) newConn(chain []*x509.Certificate, class Class, theirs hello) (*conn, error) {
+	cert := chain[0] // the handshake required and verified one
 	_, peer, err := certNames(cert)
 	if err != nil {
 		return nil, err
@@ -168,7 +191,7 @@ func (l *Link) newConn(q *quic.Conn, class Class, theirs hello) (*conn, error) {
 			return nil, &RefusedError{Code: RefusalNotAllowed, Text: err.Error()}
 		}
 	}
-	c := &conn{q: q, peer: peer, class: class, hello: theirs, since: l.cfg.Now()}
+	c := &conn{peer: peer, class: class, hello: theirs, since: l.cfg.Now()}
 	if class == ClassControl {
 		c.out = make(chan []byte, datagramQueue)
 	}
@@ -200,17 +223,10 @@ func (l *Link) serve(c *conn) {
 	wg.Wait()
 }
 
-// serveStream reads a stream's kind and runs its handler. A panic of a handler ends its stream, not the node.
+// serveStream reads a stream's kind and runs its handler.
 func (l *Link) serveStream(c *conn, q *quic.Stream) {
 	s := &stream{q: q, peer: c.peer}
 	s.started.Store(true)
-	defer func() {
-		if v := recover(); v != nil {
-			l.counters.panics.Add(1)
-			l.log.Error("stream handler panicked", "kind", s.kind, "node", c.peer.Node, "panic", v, "stack", string(debug.Stack()))
-			s.reset(resetPanicked)
-		}
-	}()
 	slow := time.AfterFunc(kindTime, func() { s.reset(resetTimeout) })
 	var kind [1]byte
 	_, err := io.ReadFull(q, kind[:])
@@ -220,14 +236,26 @@ func (l *Link) serveStream(c *conn, q *quic.Stream) {
 		return
 	}
 	s.kind = Kind(kind[0])
-	h := l.handlers.find(c.q.Context(), s.kind)
+	l.runHandler(c, s.kind, s, s.reset)
+}
+
+// runHandler runs the handler of a stream that a peer opened. A panic ends the stream, not the node.
+func (l *Link) runHandler(c *conn, kind Kind, s Stream, reset func(quic.StreamErrorCode)) {
+	defer func() {
+		if v := recover(); v != nil {
+			l.counters.panics.Add(1)
+			l.log.Error("stream handler panicked", "kind", kind, "node", c.peer.Node, "panic", v, "stack", string(debug.Stack()))
+			reset(resetPanicked)
+		}
+	}()
+	h := l.handlers.find(c.context(), kind)
 	if h == nil {
-		l.log.Debug("stream of unknown kind reset", "kind", s.kind, "node", c.peer.Node)
-		s.reset(resetUnknownKind)
+		l.log.Debug("stream of unknown kind reset", "kind", kind, "node", c.peer.Node)
+		reset(resetUnknownKind)
 		return
 	}
 	l.counters.streams.Add(1)
-	h(c.q.Context(), s)
+	h(c.context(), s)
 }
 
 // handlers is the table of stream handlers.

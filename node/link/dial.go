@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,10 +20,14 @@ type peer struct {
 	turn    [classes]int   // round robin over conns
 	dialing [classes]*dial // at most one attempt of a class at a time
 	pending [][]byte       // datagrams waiting for the first control connection
+	backoff                // of all dials
 
-	failed  error // of the last dial; nil after contact
-	wait    time.Duration
-	blocked time.Time // dials fail at once until then
+	lines       []*conn       // every line, dialled or accepted
+	idle        []*conn       // of lines: dialled and between two streams, the one used last at the end
+	lineDials   int           // under way
+	lineWaiters int           // callers that wait for a line
+	lineFreed   chan struct{} // closed when a line rests or ends; nil while nobody waits
+	lineRest    backoff       // of dials of lines
 
 	boot     uint64 // of the process that was last admitted
 	instance [16]byte
@@ -48,7 +53,7 @@ func (p *peer) all() []*conn {
 	for _, cs := range p.conns {
 		all = append(all, cs...)
 	}
-	return all
+	return append(all, p.lines...)
 }
 
 // pick returns a live connection of a class, each in turn; nil if there is none.
@@ -63,15 +68,30 @@ func (p *peer) pick(class Class) *conn {
 	return nil
 }
 
-// backOff notes a failed dial.
-func (p *peer) backOff(now time.Time, err error) {
-	p.failed = err
-	p.wait = min(max(2*p.wait, backoffFirst), backoffMax)
-	p.blocked = now.Add(p.wait)
+// backoff spaces out attempts that fail.
+type backoff struct {
+	failed  error // of the last dial; nil after contact
+	wait    time.Duration
+	blocked time.Time // dials fail at once until then
+}
+
+// backOff notes a failed dial; the next waits longer, up to most.
+func (b *backoff) backOff(now time.Time, most time.Duration, err error) {
+	b.failed = err
+	b.wait = min(max(2*b.wait, backoffFirst), most)
+	b.blocked = now.Add(b.wait)
+}
+
+// rests returns why no attempt is made now, or nil.
+func (b *backoff) rests(now time.Time) error {
+	if b.failed != nil && now.Before(b.blocked) {
+		return fmt.Errorf("last attempt failed, waiting %v: %w", b.wait, b.failed)
+	}
+	return nil
 }
 
 // contact forgets failed dials.
-func (p *peer) contact() { p.failed, p.wait, p.blocked = nil, 0, time.Time{} }
+func (b *backoff) contact() { *b = backoff{} }
 
 // peer returns the record of a node, made at first use. mu is held.
 func (l *Link) peer(node place.NodeID) *peer {
@@ -99,7 +119,19 @@ func (l *Link) conns() []*conn {
 // failed dial it fails at once for a while. The stream shows at the peer when something is written or read.
 // The caller closes it. ctx bounds the opening only.
 func (l *Link) OpenStream(ctx context.Context, node place.NodeID, class Class, kind Kind) (Stream, error) {
-	return l.open(ctx, node, class, kind)
+	if class == ClassBulk && l.cfg.Bulk != BulkQUIC {
+		return l.openBulk(ctx, node, kind)
+	}
+	return l.openQUIC(ctx, node, class, kind)
+}
+
+// openQUIC is open for callers that want the interface, where a nil *stream must not hide.
+func (l *Link) openQUIC(ctx context.Context, node place.NodeID, class Class, kind Kind) (Stream, error) {
+	s, err := l.open(ctx, node, class, kind)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func (l *Link) open(ctx context.Context, node place.NodeID, class Class, kind Kind) (*stream, error) {
@@ -165,8 +197,8 @@ func (l *Link) dialMore(p *peer, node place.NodeID, class Class, served bool) (*
 	if d := p.dialing[class]; d != nil {
 		return d, nil
 	}
-	if p.failed != nil && l.cfg.Now().Before(p.blocked) {
-		return nil, fmt.Errorf("last attempt failed, waiting %v: %w", p.wait, p.failed)
+	if err := p.rests(l.cfg.Now()); err != nil {
+		return nil, err
 	}
 	d := &dial{done: make(chan struct{})}
 	p.dialing[class] = d
@@ -188,7 +220,7 @@ func (l *Link) runDial(d *dial, node place.NodeID, class Class) {
 	if err != nil {
 		l.counters.dialsFailed.Add(1)
 		if p.pick(class) == nil {
-			p.backOff(l.cfg.Now(), err)
+			p.backOff(l.cfg.Now(), backoffMax, err)
 			p.pending = nil
 		}
 	}
@@ -210,7 +242,7 @@ func (l *Link) dialPeer(node place.NodeID, class Class) (*conn, error) {
 		return nil, err
 	}
 	var verdict error
-	q, err := l.tr.Dial(ctx, addr, l.clientTLS(node, &verdict), l.quicConfig(class))
+	q, err := l.tr.Dial(ctx, addr, l.clientTLS(protocolMesh, node, &verdict), l.quicConfig(class))
 	if err != nil {
 		if verdict != nil {
 			return nil, verdict
@@ -238,15 +270,22 @@ func (l *Link) dialPeer(node place.NodeID, class Class) (*conn, error) {
 
 // resolve finds the address of a node in the family of our socket.
 func (l *Link) resolve(ctx context.Context, node place.NodeID) (*net.UDPAddr, error) {
-	if l.cfg.Resolve == nil {
-		return nil, errors.New("no address known")
-	}
-	text, ok := l.cfg.Resolve(node)
-	if !ok {
-		return nil, errors.New("no address known")
+	text, err := l.address(node)
+	if err != nil {
+		return nil, err
 	}
 	local, _ := l.Addr().(*net.UDPAddr)
 	return lookup(ctx, text, local)
+}
+
+// address returns "host:port" of a node.
+func (l *Link) address(node place.NodeID) (string, error) {
+	if l.cfg.Resolve != nil {
+		if text, ok := l.cfg.Resolve(node); ok {
+			return text, nil
+		}
+	}
+	return "", errors.New("no address known")
 }
 
 // lookup turns "host:port" into an address that a socket bound to local can reach.
@@ -291,6 +330,12 @@ func (l *Link) admit(c *conn) error {
 	}
 	p.contact()
 	c.expiry = time.AfterFunc(c.ends.Sub(l.cfg.Now()), func() { c.end(RefusalExpired, "a certificate ran out") })
+	if c.line != nil {
+		p.lines = append(p.lines, c)
+		l.mu.Unlock()
+		endAll(ends, RefusalSuperseded, "a newer process took over")
+		return nil
+	}
 	p.conns[c.class] = append(p.conns[c.class], c)
 	if cs := p.conns[c.class]; len(cs) > peerConnsMax {
 		ends = append(ends, cs[0])
@@ -303,9 +348,7 @@ func (l *Link) admit(c *conn) error {
 		pending, p.pending = p.pending, nil
 	}
 	l.mu.Unlock()
-	for _, old := range ends {
-		old.end(RefusalSuperseded, "a newer connection took over")
-	}
+	endAll(ends, RefusalSuperseded, "a newer connection took over")
 	for _, b := range pending {
 		c.queue(b)
 	}
@@ -327,6 +370,7 @@ func (p *peer) fence(h hello) ([]*conn, *RefusedError) {
 		return nil, &RefusedError{Code: RefusalDuplicate, Text: "another process with this node ID is connected (started later or a copy): stop one of them"}
 	}
 	p.boot, p.instance = h.Boot, h.Instance
+	p.lineRest.contact()
 	return live, nil
 }
 
@@ -339,11 +383,27 @@ func (l *Link) drop(c *conn) {
 	if p == nil {
 		return
 	}
-	for i, other := range p.conns[c.class] {
-		if other == c {
-			p.conns[c.class] = append(p.conns[c.class][:i:i], p.conns[c.class][i+1:]...)
-			return
+	if c.line != nil {
+		if c.resting != nil {
+			c.resting.Stop()
 		}
+		p.lines, p.idle = without(p.lines, c), without(p.idle, c)
+		p.freeLine()
+		return
+	}
+	p.conns[c.class] = without(p.conns[c.class], c)
+}
+
+func without(conns []*conn, c *conn) []*conn {
+	if i := slices.Index(conns, c); i >= 0 {
+		return append(conns[:i:i], conns[i+1:]...)
+	}
+	return conns
+}
+
+func endAll(conns []*conn, code Refusal, text string) {
+	for _, c := range conns {
+		c.end(code, text)
 	}
 }
 
@@ -359,6 +419,7 @@ func (l *Link) MarkUp(node place.NodeID) {
 	defer l.mu.Unlock()
 	if p := l.peers[node]; p != nil {
 		p.contact()
+		p.lineRest.contact()
 	}
 }
 
@@ -376,11 +437,9 @@ func (l *Link) endAll(node place.NodeID, code Refusal, text string, failed error
 	}
 	all := p.all()
 	p.pending = nil
-	p.backOff(l.cfg.Now(), failed)
+	p.backOff(l.cfg.Now(), backoffMax, failed)
 	l.mu.Unlock()
-	for _, c := range all {
-		c.end(code, text)
-	}
+	endAll(all, code, text)
 }
 
 // raise lifts v to at least n.

@@ -97,12 +97,18 @@ func streamError(err error) error {
 	switch {
 	case errors.As(err, &reset) && !reset.Remote, errors.Is(err, quic.ErrStreamClosed):
 		return fmt.Errorf("stream %w", ErrClosed)
-	case reset != nil && reset.ErrorCode == resetUnknownKind:
-		return ErrUnknownKind
 	case reset != nil:
-		return fmt.Errorf("%w (code %d)", ErrReset, reset.ErrorCode)
+		return resetError(uint64(reset.ErrorCode))
 	}
 	return connError(err)
+}
+
+// resetError is what a stream's user learns of a reset by the peer.
+func resetError(code uint64) error {
+	if code == uint64(resetUnknownKind) {
+		return ErrUnknownKind
+	}
+	return fmt.Errorf("%w (code %d)", ErrReset, code)
 }
 
 // connError says that a connection ended under a stream, and why.

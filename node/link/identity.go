@@ -13,9 +13,10 @@ import (
 	"osteon/erasure/plant"
 )
 
-// The application protocols of the two doors.
+// The application protocols of the doors.
 const (
 	protocolMesh = "osteon/1"
+	protocolLine = "osteon-bulk/1" // over TCP
 	protocolJoin = "osteon-join/1"
 )
 
@@ -132,19 +133,35 @@ func (l *Link) serverTLS() *tls.Config {
 				return l.joinServerTLS(id), nil
 			}
 		}
-		mesh := l.tlsBase(protocolMesh)
-		mesh.Certificates = []tls.Certificate{id.Cert}
-		mesh.ClientAuth = tls.RequireAnyClientCert // verified below, against the ring's CAs only
-		mesh.VerifyConnection = func(state tls.ConnectionState) error {
-			_, err := id.verify(state.PeerCertificates, l.cfg.Now())
-			if err != nil {
-				l.log.Warn("caller refused at handshake", "err", err)
-			}
-			return err
-		}
-		return mesh, nil
+		return l.meshServerTLS(protocolMesh, id), nil
 	}
 	return base
+}
+
+// lineServerTLS is for callers over TCP, where only nodes of the ring are served.
+func (l *Link) lineServerTLS() *tls.Config {
+	base := l.tlsBase(protocolLine)
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := l.meshServerTLS(protocolLine, l.identity.Load())
+		c.DynamicRecordSizingDisabled = true // small first records help browsers, not bulk
+		return c, nil
+	}
+	return base
+}
+
+// meshServerTLS serves nodes of the ring only.
+func (l *Link) meshServerTLS(protocol string, id *Identity) *tls.Config {
+	c := l.tlsBase(protocol)
+	c.Certificates = []tls.Certificate{id.Cert}
+	c.ClientAuth = tls.RequireAnyClientCert // verified below, against the ring's CAs only
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		_, err := id.verify(state.PeerCertificates, l.cfg.Now())
+		if err != nil {
+			l.log.Warn("caller refused at handshake", "err", err)
+		}
+		return err
+	}
+	return c
 }
 
 // joinServerTLS shows the CA's certificate too, because the caller knows nothing but its fingerprint.
@@ -157,9 +174,9 @@ func (l *Link) joinServerTLS(id *Identity) *tls.Config {
 }
 
 // clientTLS dials one node: verdict receives what the check of its certificate found.
-func (l *Link) clientTLS(node place.NodeID, verdict *error) *tls.Config {
+func (l *Link) clientTLS(protocol string, node place.NodeID, verdict *error) *tls.Config {
 	id := l.identity.Load()
-	c := l.tlsBase(protocolMesh)
+	c := l.tlsBase(protocol)
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &id.Cert, nil }
 	c.InsecureSkipVerify = true // host names mean nothing here: VerifyConnection checks the chain and the node
 	c.VerifyConnection = func(state tls.ConnectionState) error {

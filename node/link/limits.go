@@ -44,6 +44,22 @@ const (
 	keepAlive      = 5 * time.Second        // at most; halved idle time where that is less
 	keepAliveClose = 1500 * time.Millisecond
 
+	lineChunkBytes   = 128 << 10              // of a large write in one frame of a line, and in one system call
+	lineBufferBytes  = lineChunkBytes + 8<<10 // the same encrypted, its heads included
+	lineDataBytesMax = 1 << 20                // bytes of a frame that are taken; its reader holds none of them
+	linesPeerMax     = 64                     // lines that each side dials to one peer; more streams at once go over QUIC, or wait where TCP alone is allowed
+	lineDialsMax     = 4                      // attempts at once to dial a line to one peer; the handshakes of more would slow each other down
+	linesIdleMax     = 16                     // lines to one peer that rest between two streams
+	lineIdleTime     = 30 * time.Second       // after which a resting line is closed
+	lineSoon         = 5 * time.Millisecond   // last frames that the network does not take at once are sent in the background
+	lineCloseTime    = 2 * time.Second        // for the rest of a closed stream to go out and the peer's to end
+	linePatience     = 500 * time.Millisecond // wait for a new line before QUIC is taken: three round trips of the slowest WAN
+	lineRestMax      = 30 * time.Second       // between attempts to dial a line where none comes about
+	lineDropBytesMax = 32 << 20               // that a peer may have sent before it heard that its stream was closed
+	lineAddressMax   = 64                     // unfinished handshakes from one address
+	lineAcceptPause  = 50 * time.Millisecond  // after a failed accept: the process may be out of descriptors
+	lineSilence      = 15 * time.Second       // unanswered by a peer's kernel, a line is broken; idleBulk of QUIC
+
 	windowStreamInitial = 2 << 20
 	windowStreamMax     = 8 << 20
 	windowConnMax       = 24 << 20

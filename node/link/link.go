@@ -1,5 +1,5 @@
-// Package link is the mesh between the nodes of a ring: QUIC with mutual TLS on one UDP port a node. It hides
-// connections, dialling, certificates and back-off; its one door is Link, which opens streams to a node by ID.
+// Package link is the mesh between the nodes of a ring: QUIC with mutual TLS on one UDP port a node, and TCP at the same number for
+// bulk. It hides connections, dialling, certificates and back-off; its one door is Link, which opens streams to a node by ID.
 //
 //	l, err := link.Open(link.Config{Conn: udp, Identity: id, Resolve: addresses, Now: clock})
 //	l.Handle(link.KindShardRead, serveShard)
@@ -11,6 +11,21 @@
 // that a bulk transfer never stands before a heartbeat. Whoever dials, both sides open streams on it; when both dial at once both
 // connections live. A node that cannot be reached fails fast: after a failed dial the next attempts fail at once for
 // 250 ms, growing to 2 s, until the peer itself makes contact.
+//
+// # Lines
+//
+// Streams of class bulk travel over TCP (Config.Bulk), which costs a third of QUIC's processor time. A line is a TCP connection under
+// TLS 1.3 (protocol osteon-bulk/1) that carries one stream at a time, opened by the side that dialled. When a stream has ended cleanly
+// at both ends the line rests for the next one. Identities, hello, admission and the ends of connections are those of QUIC. Where no line
+// comes about, BulkAuto takes QUIC, and tries again later. After the hellos both sides send frames:
+//
+//	0 op u8 | length u24
+//	4 payload
+//
+//	1 open  kind u8              2 data  1 byte to 1 MiB      3 end    this direction is whole
+//	4 reset code u8: it is not   5 stop  code u8: no more is read   6 bye  code u8, text: why the connection ends
+//
+// In the place of a welcome a bye is a refusal. TLS protects the frames: they have no checksum of their own.
 //
 // # Who may talk
 //
@@ -151,6 +166,13 @@ type Config struct {
 	// Join, when set, answers one request of a node without certificate; nil response or error: refused.
 	// Only the text of a *RemoteError is told to the outsider. It runs concurrently, at most joinsMax at once.
 	Join func(ctx context.Context, request []byte) (response []byte, err error)
+	// Bulk says how streams of ClassBulk travel; the zero value is BulkAuto.
+	Bulk Bulk
+	// Listener takes the TCP connections of peers for bulk, best at the port of Conn, where peers look for it. The link owns
+	// it and closes it. nil: peers reach this node over QUIC only.
+	Listener net.Listener
+	// Dial makes a TCP connection to a node's address; nil: this node sends bulk over QUIC only.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// BulkConns is how many bulk connections are kept to each peer, 1 to BulkConnsMax; 0 means 1.
 	BulkConns int
 	Windows   Windows
@@ -178,6 +200,8 @@ type Link struct {
 	seen     atomic.Uint64 // highest ring epoch shown by a peer
 	handlers handlers
 	counters counters
+	callers  callers    // unfinished handshakes over TCP
+	buffers  *sync.Pool // of gather
 
 	mu     sync.Mutex
 	peers  map[place.NodeID]*peer
@@ -192,6 +216,15 @@ func (c *Config) Validate() error {
 	}
 	if c.Now == nil {
 		faults = append(faults, errors.New("link: Now: a clock is needed"))
+	}
+	switch c.Bulk {
+	case BulkAuto, BulkQUIC:
+	case BulkTCP:
+		if c.Dial == nil || c.Listener == nil {
+			faults = append(faults, errors.New("link: Bulk: TCP alone needs Listener and Dial"))
+		}
+	default:
+		faults = append(faults, fmt.Errorf("link: Bulk is %d: want BulkAuto, BulkQUIC or BulkTCP", c.Bulk))
 	}
 	if c.BulkConns < 0 || c.BulkConns > BulkConnsMax {
 		faults = append(faults, fmt.Errorf("link: BulkConns is %d: want 1 to %d", c.BulkConns, BulkConnsMax))
@@ -216,6 +249,7 @@ func Open(cfg Config) (*Link, error) {
 	l := &Link{
 		cfg: cfg, log: cfg.Log, peers: make(map[place.NodeID]*peer),
 		inbound: semaphore.NewWeighted(inboundBytesMax), joins: make(chan struct{}, joinsMax),
+		buffers: newGatherPool(),
 	}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
@@ -245,6 +279,10 @@ func Open(cfg Config) (*Link, error) {
 	l.ln = ln
 	l.wg.Add(1)
 	go l.acceptLoop() // ends when Close closes the listener
+	if cfg.Listener != nil {
+		l.wg.Add(1)
+		go l.acceptLines() // the same
+	}
 	if left := l.CertificateExpiry().Sub(cfg.Now()); left < 30*24*time.Hour {
 		l.log.Warn("node certificate runs out soon", "left", left.Round(time.Hour))
 	}
@@ -269,6 +307,9 @@ func (l *Link) Close() error {
 	l.cancel()
 	l.handlers.close()
 	_ = l.ln.Close() // its error only says that it is closed
+	if l.cfg.Listener != nil {
+		_ = l.cfg.Listener.Close() // the same
+	}
 	for _, c := range all {
 		c.end(RefusalClosed, "node is stopping")
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ type ringTest struct {
 	t    *testing.T
 	ring place.RingID
 	ca   *CA
+	bulk Bulk // unless a test changes it: QUIC
 
 	mu    sync.Mutex
 	addrs map[place.NodeID]string
@@ -35,7 +37,18 @@ func newRing(t *testing.T) *ringTest {
 	must(t, err)
 	ca, err := NewCA(ring, rand.Reader, time.Now)
 	must(t, err)
-	return &ringTest{t: t, ring: ring, ca: ca, addrs: make(map[place.NodeID]string)}
+	return &ringTest{t: t, ring: ring, ca: ca, bulk: BulkQUIC, addrs: make(map[place.NodeID]string)}
+}
+
+// onBoth runs one test of streams of class bulk over QUIC and over TCP: what they promise is the same.
+func onBoth(t *testing.T, f func(*testing.T, *ringTest)) {
+	for _, bulk := range []Bulk{BulkQUIC, BulkTCP} {
+		t.Run(bulk.String(), func(t *testing.T) {
+			r := newRing(t)
+			r.bulk = bulk
+			f(t, r)
+		})
+	}
 }
 
 func must(t testing.TB, err error) {
@@ -77,6 +90,36 @@ func udp(t testing.TB, port int) *net.UDPConn {
 	return c
 }
 
+type dialTCP = func(context.Context, string) (net.Conn, error)
+
+// tcp listens at the port of conn, and dials.
+func tcp(t testing.TB, conn net.PacketConn) (net.Listener, dialTCP) {
+	t.Helper()
+	ln, err := net.Listen("tcp", conn.LocalAddr().String())
+	must(t, err)
+	return ln, dialOut
+}
+
+func dialOut(ctx context.Context, address string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+}
+
+// udpAndTCP finds a port that is free for both.
+func udpAndTCP(t testing.TB) (*net.UDPConn, net.Listener, dialTCP) {
+	t.Helper()
+	for {
+		conn := udp(t, 0)
+		ln, err := net.Listen("tcp", conn.LocalAddr().String())
+		if err == nil {
+			return conn, ln, dialOut
+		}
+		must(t, conn.Close())
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			must(t, err)
+		}
+	}
+}
+
 func (r *ringTest) resolve(node place.NodeID) (string, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,15 +136,20 @@ func (r *ringTest) set(node place.NodeID, addr string) {
 // open starts a link for a node of the ring; change may alter its configuration.
 func (r *ringTest) open(node place.NodeID, change func(*Config)) *Link {
 	r.t.Helper()
-	cfg := Config{Conn: nil, Identity: r.identity(node, "north", time.Hour), Resolve: r.resolve, Now: time.Now, Rand: rand.Reader}
+	cfg := Config{Conn: nil, Identity: r.identity(node, "north", time.Hour), Resolve: r.resolve, Now: time.Now, Rand: rand.Reader, Bulk: r.bulk}
 	if testing.Verbose() {
 		cfg.Log = slog.New(slog.NewTextHandler(testWriter{r.t}, nil))
 	}
 	if change != nil {
 		change(&cfg)
 	}
-	if cfg.Conn == nil {
+	switch {
+	case cfg.Conn == nil && cfg.Bulk == BulkQUIC:
 		cfg.Conn = udp(r.t, 0)
+	case cfg.Conn == nil:
+		cfg.Conn, cfg.Listener, cfg.Dial = udpAndTCP(r.t)
+	case cfg.Bulk != BulkQUIC && cfg.Listener == nil:
+		cfg.Listener, cfg.Dial = tcp(r.t, cfg.Conn)
 	}
 	l, err := Open(cfg)
 	must(r.t, err)

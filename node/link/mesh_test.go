@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -45,8 +46,9 @@ func TestOutsiderWithoutCertificateGetsNothing(t *testing.T) {
 	}
 }
 
-func TestStreamKinds(t *testing.T) {
-	r := newRing(t)
+func TestStreamKinds(t *testing.T) { onBoth(t, checkStreamKinds) }
+
+func checkStreamKinds(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
 	to := b.Self().Node
@@ -74,13 +76,13 @@ func TestStreamKinds(t *testing.T) {
 		t.Errorf("handler speaks first: %q, %v", got, err)
 	}
 	_ = s.Close()
-	if _, err := roundTrip(ctx, a, to, ClassControl, 200, "x"); !errors.Is(err, ErrUnknownKind) {
+	if _, err := roundTrip(ctx, a, to, ClassBulk, 200, "x"); !errors.Is(err, ErrUnknownKind) {
 		t.Errorf("unknown kind: %v, want ErrUnknownKind", err)
 	}
-	if _, err := roundTrip(ctx, a, to, ClassControl, KindSeal, "x"); !errors.Is(err, ErrReset) {
+	if _, err := roundTrip(ctx, a, to, ClassBulk, KindSeal, "x"); !errors.Is(err, ErrReset) {
 		t.Errorf("handler that panics: %v, want ErrReset", err)
 	}
-	if _, err := roundTrip(ctx, a, to, ClassControl, KindJournalRead, "x"); !errors.Is(err, ErrReset) {
+	if _, err := roundTrip(ctx, a, to, ClassBulk, KindJournalRead, "x"); !errors.Is(err, ErrReset) {
 		t.Errorf("aborted stream: %v, want ErrReset, never io.EOF", err)
 	}
 	if n := b.Stats().Panics; n != 1 {
@@ -88,11 +90,12 @@ func TestStreamKinds(t *testing.T) {
 	}
 }
 
-func TestHandlerRegisteredLate(t *testing.T) {
-	r := newRing(t)
+func TestHandlerRegisteredLate(t *testing.T) { onBoth(t, checkHandlerRegisteredLate) }
+
+func checkHandlerRegisteredLate(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
-	s, err := a.OpenStream(ctx, b.Self().Node, ClassControl, KindAdmin)
+	s, err := a.OpenStream(ctx, b.Self().Node, ClassBulk, KindAdmin)
 	must(t, err)
 	_, err = io.WriteString(s, "early")
 	must(t, err)
@@ -104,8 +107,9 @@ func TestHandlerRegisteredLate(t *testing.T) {
 	_ = s.Close()
 }
 
-func TestCloseDuringWriteAndDeadlines(t *testing.T) {
-	r := newRing(t)
+func TestCloseDuringWriteAndDeadlines(t *testing.T) { onBoth(t, checkCloseDuringWriteAndDeadlines) }
+
+func checkCloseDuringWriteAndDeadlines(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
 	b.Handle(KindShardWrite, func(ctx context.Context, s Stream) { <-ctx.Done(); _ = s.Close() }) // never reads
@@ -119,8 +123,16 @@ func TestCloseDuringWriteAndDeadlines(t *testing.T) {
 	must(t, s.SetWriteDeadline(time.Time{}))
 	wrote := make(chan error)
 	go func() { _, err := s.Write(big); wrote <- err }()
-	for s.(*stream).wmu.TryLock() { // until the writer is at it
-		s.(*stream).wmu.Unlock()
+	var writing *sync.Mutex
+	switch s := s.(type) {
+	case *stream:
+		writing = &s.wmu
+	case *lineStream:
+		writing = &s.line.wmu
+	}
+	for writing.TryLock() { // until the writer is at it
+		writing.Unlock()
+		runtime.Gosched()
 	}
 	must(t, s.Close())
 	if err := <-wrote; !errors.Is(err, ErrClosed) {
@@ -218,14 +230,15 @@ func TestFailFastAndContact(t *testing.T) {
 	}
 }
 
-func TestMarkDownFailsBlockedStreams(t *testing.T) {
-	r := newRing(t)
+func TestMarkDownFailsBlockedStreams(t *testing.T) { onBoth(t, checkMarkDownFailsBlockedStreams) }
+
+func checkMarkDownFailsBlockedStreams(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
 	node := b.Self().Node
 	b.Handle(KindAdmin, func(ctx context.Context, s Stream) { <-ctx.Done(); _ = s.Close() })
 	b.Handle(KindSeal, echo)
-	s, err := a.OpenStream(ctx, node, ClassControl, KindAdmin)
+	s, err := a.OpenStream(ctx, node, ClassBulk, KindAdmin)
 	must(t, err)
 	_, err = s.Write([]byte("x"))
 	must(t, err)
@@ -235,17 +248,18 @@ func TestMarkDownFailsBlockedStreams(t *testing.T) {
 	if err := <-failed; !errors.Is(err, ErrLost) {
 		t.Errorf("blocked read: %v, want ErrLost", err)
 	}
-	if _, err := a.OpenStream(ctx, node, ClassControl, KindSeal); !errors.Is(err, ErrUnreachable) {
+	if _, err := a.OpenStream(ctx, node, ClassBulk, KindSeal); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("straight after MarkDown: %v, want ErrUnreachable", err)
 	}
 	a.MarkUp(node)
-	if _, err := roundTrip(ctx, a, node, ClassControl, KindSeal, "x"); err != nil {
+	if _, err := roundTrip(ctx, a, node, ClassBulk, KindSeal, "x"); err != nil {
 		t.Errorf("after MarkUp: %v", err)
 	}
 }
 
-func TestRemovedNodeIsCutAndRefused(t *testing.T) {
-	r := newRing(t)
+func TestRemovedNodeIsCutAndRefused(t *testing.T) { onBoth(t, checkRemovedNodeIsCutAndRefused) }
+
+func checkRemovedNodeIsCutAndRefused(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	var removed atomic.Bool
 	a := r.open(newNode(t), func(c *Config) {
@@ -259,7 +273,7 @@ func TestRemovedNodeIsCutAndRefused(t *testing.T) {
 	b := r.open(newNode(t), nil)
 	a.Handle(KindAdmin, echo)
 	b.Handle(KindAdmin, echo)
-	_, err := roundTrip(ctx, b, a.Self().Node, ClassControl, KindAdmin, "x")
+	_, err := roundTrip(ctx, b, a.Self().Node, ClassBulk, KindAdmin, "x")
 	must(t, err)
 	removed.Store(true)
 	a.DropPeer(b.Self().Node)
@@ -274,20 +288,21 @@ func TestRemovedNodeIsCutAndRefused(t *testing.T) {
 		}
 	}
 	a.MarkUp(b.Self().Node)
-	if _, err := a.OpenStream(ctx, b.Self().Node, ClassRaft, KindAdmin); !errors.Is(err, ErrRefused) {
+	if _, err := a.OpenStream(ctx, b.Self().Node, ClassBulk, KindAdmin); !errors.Is(err, ErrRefused) {
 		t.Errorf("dialled by the one who removed it: %v, want ErrRefused", err)
 	}
 }
 
-func TestRingEpochs(t *testing.T) {
-	r := newRing(t)
+func TestRingEpochs(t *testing.T) { onBoth(t, checkRingEpochs) }
+
+func checkRingEpochs(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	recovered := r.open(newNode(t), func(c *Config) { c.RingEpoch = 2 })
 	behind := r.open(newNode(t), func(c *Config) { c.RingEpoch = 1 })
 	recovered.Handle(KindAdmin, echo)
 	behind.Handle(KindAdmin, echo)
 	for _, pair := range [][2]*Link{{behind, recovered}, {recovered, behind}} {
-		_, err := roundTrip(ctx, pair[0], pair[1].Self().Node, ClassControl, KindAdmin, "x")
+		_, err := roundTrip(ctx, pair[0], pair[1].Self().Node, ClassBulk, KindAdmin, "x")
 		var refused *RefusedError
 		if !errors.As(err, &refused) || refused.Code != RefusalEpoch {
 			t.Errorf("got %v, want a refusal by epoch", err)
@@ -298,13 +313,13 @@ func TestRingEpochs(t *testing.T) {
 	}
 	behind.SetRingEpoch(2)
 	behind.MarkUp(recovered.Self().Node)
-	if _, err := roundTrip(ctx, behind, recovered.Self().Node, ClassControl, KindAdmin, "x"); err != nil {
+	if _, err := roundTrip(ctx, behind, recovered.Self().Node, ClassBulk, KindAdmin, "x"); err != nil {
 		t.Errorf("same epoch: %v", err)
 	}
 	recovered.SetRingEpoch(3)
 	var refused *RefusedError
 	for !errors.As(context.Cause(ctx), &refused) && ctx.Err() == nil {
-		_, err := roundTrip(ctx, behind, recovered.Self().Node, ClassControl, KindAdmin, "x")
+		_, err := roundTrip(ctx, behind, recovered.Self().Node, ClassBulk, KindAdmin, "x")
 		if errors.As(err, &refused) && refused.Code == RefusalEpoch {
 			return
 		}
@@ -312,15 +327,16 @@ func TestRingEpochs(t *testing.T) {
 	t.Errorf("connections of the older epoch go on")
 }
 
-func TestSecondProcessOfOneNodeIsFenced(t *testing.T) {
-	r := newRing(t)
+func TestSecondProcessOfOneNodeIsFenced(t *testing.T) { onBoth(t, checkSecondProcessOfOneNodeIsFenced) }
+
+func checkSecondProcessOfOneNodeIsFenced(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	hub := r.open(newNode(t), nil)
 	hub.Handle(KindAdmin, echo)
 	node := newNode(t)
 	id := r.identity(node, "south", time.Hour)
 	call := func(l *Link) error {
-		_, err := roundTrip(ctx, l, hub.Self().Node, ClassControl, KindAdmin, "x")
+		_, err := roundTrip(ctx, l, hub.Self().Node, ClassBulk, KindAdmin, "x")
 		return err
 	}
 	first := r.open(node, func(c *Config) { c.Identity, c.Boot = id, 5 })
@@ -342,15 +358,16 @@ func TestSecondProcessOfOneNodeIsFenced(t *testing.T) {
 	must(t, call(later))
 }
 
-func TestCertificateRunsOutUnderTraffic(t *testing.T) {
-	r := newRing(t)
+func TestCertificateRunsOutUnderTraffic(t *testing.T) { onBoth(t, checkCertificateRunsOutUnderTraffic) }
+
+func checkCertificateRunsOutUnderTraffic(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a := r.open(newNode(t), nil)
 	node := newNode(t)
 	b := r.open(node, func(c *Config) { c.Identity = r.identity(node, "south", 1200*time.Millisecond) })
 	b.Handle(KindAdmin, echo)
 	a.Handle(KindAdmin, echo)
-	s, err := a.OpenStream(ctx, node, ClassControl, KindAdmin)
+	s, err := a.OpenStream(ctx, node, ClassBulk, KindAdmin)
 	must(t, err)
 	defer s.Close()
 	_, err = s.Write([]byte("x"))
@@ -362,12 +379,12 @@ func TestCertificateRunsOutUnderTraffic(t *testing.T) {
 		t.Errorf("connection outlives its certificate: %v", err)
 	}
 	a.MarkUp(node)
-	if _, err := roundTrip(ctx, a, node, ClassControl, KindAdmin, "x"); !errors.Is(err, ErrIdentity) {
+	if _, err := roundTrip(ctx, a, node, ClassBulk, KindAdmin, "x"); !errors.Is(err, ErrIdentity) {
 		t.Errorf("dial to a node with an expired certificate: %v, want ErrIdentity", err)
 	}
 	must(t, b.SetIdentity(r.identity(node, "south", time.Hour)))
 	a.MarkUp(node)
-	if _, err := roundTrip(ctx, a, node, ClassControl, KindAdmin, "x"); err != nil {
+	if _, err := roundTrip(ctx, a, node, ClassBulk, KindAdmin, "x"); err != nil {
 		t.Errorf("after renewal: %v", err)
 	}
 	if err := b.SetIdentity(r.identity(newNode(t), "south", time.Hour)); !errors.Is(err, ErrIdentity) {
@@ -375,8 +392,9 @@ func TestCertificateRunsOutUnderTraffic(t *testing.T) {
 	}
 }
 
-func TestRotatedCAOverlaps(t *testing.T) {
-	r := newRing(t)
+func TestRotatedCAOverlaps(t *testing.T) { onBoth(t, checkRotatedCAOverlaps) }
+
+func checkRotatedCAOverlaps(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	next, err := NewCA(r.ring, rand.Reader, time.Now)
 	must(t, err)
@@ -388,10 +406,10 @@ func TestRotatedCAOverlaps(t *testing.T) {
 	})
 	a.Handle(KindAdmin, echo)
 	b.Handle(KindAdmin, echo)
-	if _, err := roundTrip(ctx, a, node, ClassControl, KindAdmin, "x"); err != nil {
+	if _, err := roundTrip(ctx, a, node, ClassBulk, KindAdmin, "x"); err != nil {
 		t.Errorf("old to new: %v", err)
 	}
-	if _, err := roundTrip(ctx, b, a.Self().Node, ClassRaft, KindAdmin, "x"); err != nil {
+	if _, err := roundTrip(ctx, b, a.Self().Node, ClassBulk, KindAdmin, "x"); err != nil {
 		t.Errorf("new to old: %v", err)
 	}
 }
@@ -462,8 +480,9 @@ func TestDatagrams(t *testing.T) {
 	}
 }
 
-func TestCloseIsFinal(t *testing.T) {
-	r := newRing(t)
+func TestCloseIsFinal(t *testing.T) { onBoth(t, checkCloseIsFinal) }
+
+func checkCloseIsFinal(t *testing.T, r *ringTest) {
 	ctx := testContext(t)
 	a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
 	var left atomic.Bool
@@ -472,7 +491,7 @@ func TestCloseIsFinal(t *testing.T) {
 		left.Store(true)
 		_ = s.Close()
 	})
-	s, err := a.OpenStream(ctx, b.Self().Node, ClassControl, KindAdmin)
+	s, err := a.OpenStream(ctx, b.Self().Node, ClassBulk, KindAdmin)
 	must(t, err)
 	_, err = s.Write([]byte("x"))
 	must(t, err)
@@ -485,7 +504,7 @@ func TestCloseIsFinal(t *testing.T) {
 		t.Errorf("Close did not wait for the handler")
 	}
 	must(t, b.Close())
-	if _, err := b.OpenStream(ctx, a.Self().Node, ClassControl, KindAdmin); !errors.Is(err, ErrClosed) {
+	if _, err := b.OpenStream(ctx, a.Self().Node, ClassBulk, KindAdmin); !errors.Is(err, ErrClosed) {
 		t.Errorf("OpenStream after Close: %v, want ErrClosed", err)
 	}
 	if _, err := s.Read(make([]byte, 1)); !errors.Is(err, ErrLost) {

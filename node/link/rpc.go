@@ -171,8 +171,8 @@ func exchange(s Stream, request []byte, limit int) ([]byte, error) {
 // caller as it is, any other error as CodeFailed with its text, so texts hold nothing of a patient. ctx ends when the caller gives up.
 func (l *Link) HandleCall(kind Kind, h func(ctx context.Context, from Peer, request []byte) ([]byte, error)) {
 	l.Handle(kind, func(ctx context.Context, s Stream) {
-		if q, ok := s.(*stream); ok {
-			ctx = q.q.Context() // ends also when the caller gives this stream up
+		if own, ok := s.(interface{ Context() context.Context }); ok {
+			ctx = own.Context() // ends also when the caller gives this stream up
 		}
 		slow := time.AfterFunc(requestTime, func() { Abort(s) })
 		var reserved int64

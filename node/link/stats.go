@@ -23,7 +23,8 @@ type Stats struct {
 // PeerStats describes the live connections to one peer.
 type PeerStats struct {
 	Peer                     Peer
-	Conns                    [classes]int // by Class
+	Conns                    [classes]int // by Class, over QUIC
+	Lines                    int          // TCP connections for bulk
 	RTT                      time.Duration
 	BytesSent, BytesReceived uint64
 	PacketsLost              uint64
@@ -45,6 +46,12 @@ func (l *Link) Stats() Stats {
 		if p == nil {
 			p = &PeerStats{Peer: conn.peer, RingEpoch: conn.hello.Epoch}
 			byNode[conn.peer.Node] = p
+		}
+		if line := conn.line; line != nil {
+			p.Lines++
+			p.BytesSent += line.out.sent.Load()
+			p.BytesReceived += line.out.received.Load()
+			continue
 		}
 		q := conn.q.ConnectionStats()
 		p.Conns[conn.class]++
@@ -72,7 +79,9 @@ func (l *Link) PacketsReceived(node place.NodeID) uint64 {
 	l.mu.Unlock()
 	var sum uint64
 	for _, c := range all {
-		if c.alive() {
+		if c.line != nil && c.alive() {
+			sum += c.line.frames.Load()
+		} else if c.alive() {
 			sum += c.q.ConnectionStats().PacketsReceived
 		}
 	}

@@ -54,6 +54,9 @@ type stream struct {
 
 func (s *stream) Peer() Peer { return s.peer }
 
+// Context ends when the peer gives the stream up, and with its connection.
+func (s *stream) Context() context.Context { return s.q.Context() }
+
 func (s *stream) Read(p []byte) (int, error) {
 	if !s.started.Load() {
 		s.wmu.Lock()

@@ -42,6 +42,7 @@ func (n *Node) config() node.Config {
 	cfg := node.Config{Dir: "/osteon"}
 	cfg.DIMSE.Listen, cfg.HTTP.Listen = node.Off, node.Off
 	cfg.Link.Listen = fmt.Sprintf("%s:%d", n.host.ip, linkPort)
+	cfg.Link.Bulk = "quic" // the network of packets knows no TCP
 	if n.ring.cfg.Configure != nil {
 		n.ring.cfg.Configure(n.Name, &cfg)
 	}
