@@ -117,6 +117,7 @@ type Stats struct {
 	Sealed, SealFailed                  atomic.Int64
 	SealedBytes                         atomic.Int64
 	BadShards                           atomic.Int64
+	Examined, Matched                   atomic.Int64 // catalog rows that queries read, and what they found
 	Mended                              atomic.Int64 // journal records fetched again from another holder
 }
 

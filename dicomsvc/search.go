@@ -47,6 +47,13 @@ func (a *Archive) searchOn(ctx context.Context, c *access, q *Query, yield func(
 			return false, nil
 		}
 	}
+	if rest.Stats == nil {
+		rest.Stats = new(catalog.Stats)
+	}
+	defer func() {
+		a.stats.Examined.Add(int64(rest.Stats.Examined))
+		a.stats.Matched.Add(int64(rest.Stats.Matched))
+	}()
 	until := a.cfg.Now().Add(readerLease)
 	for m, err := range r.Search(ctx, c.who, &rest) {
 		if errors.Is(err, catalog.ErrInvalid) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"osteon/dicomsvc"
+	"osteon/dicomsvc/dicom"
 	"osteon/erasure"
 )
 
@@ -84,5 +85,27 @@ func TestSearchBeyondItsLease(t *testing.T) {
 		if len(seen) != 5 {
 			t.Errorf("limit %d: %d matches, want 5", limit, len(seen))
 		}
+	}
+}
+
+// The rows that queries read and the records that they found are counted for the metrics.
+func TestQueriesAreCounted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a"}, nil)
+	m := c.nodes[0]
+	for i := range 3 {
+		m.mustPut(object(t, "1.2."+fmt.Sprint(i), "1.2.3.1", fmt.Sprintf("1.2.3.%d.1", i), 0, "P1"))
+	}
+	stats := m.archive.Stats()
+	for range 2 {
+		q := &dicomsvc.Query{Level: dicomsvc.LevelStudy, Keys: []dicomsvc.Key{{Tag: dicom.PatientID, VR: dicom.LO, Values: []string{"P1"}}}}
+		for _, err := range m.archive.Search(context.Background(), anyone, q) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if matched, examined := stats.Matched.Load(), stats.Examined.Load(); matched != 6 || examined < 6 || examined > 18 {
+		t.Errorf("%d rows examined, %d records found, want 6 and at most three times as many rows", examined, matched)
 	}
 }

@@ -27,6 +27,8 @@ func (n *Node) metricsHandler() http.Handler {
 	counter("osteon_archive_further_versions_total", "Instances kept as further versions.", func() float64 { return float64(s.Further.Load()) })
 	counter("osteon_archive_refused_instances_total", "Instances refused.", func() float64 { return float64(s.Refused.Load()) })
 	counter("osteon_archive_stored_bytes_total", "Bytes acknowledged.", func() float64 { return float64(s.StoredBytes.Load()) })
+	counter("osteon_archive_examined_rows_total", "Rows of the catalog that queries read.", func() float64 { return float64(s.Examined.Load()) })
+	counter("osteon_archive_matched_records_total", "Records that queries found.", func() float64 { return float64(s.Matched.Load()) })
 	counter("osteon_archive_sealed_packs_total", "Packs sealed by this node.", func() float64 { return float64(s.Sealed.Load()) })
 	counter("osteon_archive_sealed_bytes_total", "Bytes sealed by this node.", func() float64 { return float64(s.SealedBytes.Load()) })
 	counter("osteon_archive_failed_seals_total", "Sealing attempts that failed.", func() float64 { return float64(s.SealFailed.Load()) })
