@@ -3,6 +3,7 @@ package dicomsvc
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"osteon/erasure/journal"
@@ -62,14 +63,11 @@ func (a *Archive) release(ctx context.Context) error {
 // that still add to what their pack survives.
 func (a *Archive) releaseSealed(ctx context.Context, versions []catalog.VersionID) error {
 	replaced := map[place.PackID]bool{}
-	for _, v := range versions {
-		if _, held := a.store.Journal().Stat(journal.Key(v)); !held {
-			continue
-		}
-		l, err := a.catalog.Find(ctx, v)
-		if isNotFound(err) {
-			continue
-		}
+	held := slices.DeleteFunc(versions, func(v catalog.VersionID) bool {
+		_, held := a.store.Journal().Stat(journal.Key(v))
+		return !held
+	})
+	for l, err := range a.catalog.FindEach(ctx, held) {
 		if err != nil {
 			return err
 		}
@@ -81,7 +79,7 @@ func (a *Archive) releaseSealed(ctx context.Context, versions []catalog.VersionI
 			replaced[l.Pack] = free
 		}
 		if free {
-			a.store.Journal().Release(journal.Key(v))
+			a.store.Journal().Release(journal.Key(l.Instance.Version))
 		}
 	}
 	return nil

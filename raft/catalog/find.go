@@ -4,33 +4,63 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"iter"
 	"math"
 )
 
 // Find returns one version and where its bytes are, by its identity. ErrNotFound when it is not in
 // the catalog.
 func (r *Reader) Find(ctx context.Context, version VersionID) (l Located, err error) {
-	err = r.read(ctx, func(v *view) error {
-		key, err := v.get(keyUnsealedID(version))
-		if err != nil {
-			return err
-		}
-		if key != nil {
-			l, err = v.unsealed(key)
-			return err
-		}
-		found, err := v.sealed.byVersion(version)
-		if err != nil {
-			return err
-		}
-		if found == nil {
-			return fmt.Errorf("find version %s: %w", version, ErrNotFound)
-		}
-		l = found.located()
-		return nil
+	err = r.read(ctx, func(v *view) (err error) {
+		l, err = v.find(version)
+		return err
 	})
 	return l, err
+}
+
+// FindEach yields those of the versions that are in the catalog, in their order, from one moment. It reads
+// each table of sealed instances once where Find reads it for every one of them.
+func (r *Reader) FindEach(ctx context.Context, versions []VersionID) iter.Seq2[Located, error] {
+	return func(yield func(Located, error) bool) {
+		err := r.read(ctx, func(v *view) error {
+			for _, version := range versions {
+				if err := v.examine(); err != nil {
+					return err
+				}
+				l, err := v.find(version)
+				if errors.Is(err, ErrNotFound) {
+					continue
+				}
+				if err != nil || !yield(l, nil) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			yield(Located{}, err)
+		}
+	}
+}
+
+func (v *view) find(version VersionID) (Located, error) {
+	key, err := v.get(keyUnsealedID(version))
+	if err != nil {
+		return Located{}, err
+	}
+	if key != nil {
+		return v.unsealed(key)
+	}
+	found, err := v.sealed.byVersion(version)
+	if err != nil {
+		return Located{}, err
+	}
+	if found == nil {
+		return Located{}, fmt.Errorf("find version %s: %w", version, ErrNotFound)
+	}
+	return found.located(), nil
 }
 
 // Erased reports whether a tombstone covers one of the UIDs.

@@ -41,6 +41,24 @@ func TestFindAndSealedAfter(t *testing.T) {
 			t.Error("a sealed version is missing")
 		}
 	}
+	unknown := VersionID{9}
+	found := 0
+	for l, err := range c.FindEach(ctx, append([]VersionID{unknown}, got...)) {
+		if err != nil || l.State != VersionSealed || l.Instance.Version != got[found] {
+			t.Fatalf("each: got %+v, %v", l, err)
+		}
+		found++
+	}
+	if found != len(got) {
+		t.Errorf("each: found %d versions, want %d", found, len(got))
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	for _, err := range c.FindEach(cancelled, got) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("each after the context ended: %v", err)
+		}
+	}
 	if versions, next, err := c.SealedAfter(ctx, last, 9); len(versions) != 0 || next != 2 || err != nil {
 		t.Errorf("after the last: %d versions, pack %d, %v", len(versions), next, err)
 	}
