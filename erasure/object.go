@@ -138,8 +138,17 @@ func (o *held) order() []place.NodeID {
 	return append(first, last...)
 }
 
-// copyRemote reads from one holder, whose answer has to begin within patience.
-func (o *held) copyRemote(ctx context.Context, node place.NodeID, patience time.Duration, w io.Writer, off, n int64) error {
+// copyRemote reads from one holder, whose answer has to begin within patience. It asks once more when the connection
+// was lost before a byte came: the holder may have been started again a moment ago.
+func (o *held) copyRemote(ctx context.Context, node place.NodeID, patience time.Duration, w *counting, off, n int64) error {
+	err := o.askRemote(ctx, node, patience, w, off, n)
+	if errors.Is(err, link.ErrLost) && w.n == 0 && ctx.Err() == nil {
+		err = o.askRemote(ctx, node, patience, w, off, n)
+	}
+	return err
+}
+
+func (o *held) askRemote(ctx context.Context, node place.NodeID, patience time.Duration, w io.Writer, off, n int64) error {
 	opening, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	st, err := o.store.cfg.Mesh.OpenStream(opening, node, link.ClassBulk, link.KindJournalRead)

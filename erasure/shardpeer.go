@@ -275,7 +275,18 @@ func (r *remoteSource) ReadShard(ctx context.Context, dst []byte, off int64) err
 	return r.read(ctx, dst, off)
 }
 
+// read reads once more, on a stream of its own, when the connection was lost: the holder may have been started
+// again a moment ago, and a whole site may have been.
 func (r *remoteSource) read(ctx context.Context, dst []byte, off int64) error {
+	err := r.ask(ctx, dst, off)
+	if errors.Is(err, link.ErrLost) && ctx.Err() == nil {
+		r.forget()
+		err = r.ask(ctx, dst, off)
+	}
+	return err
+}
+
+func (r *remoteSource) ask(ctx context.Context, dst []byte, off int64) error {
 	st, err := r.take(ctx)
 	if err != nil {
 		return err
@@ -351,14 +362,21 @@ func (r *remoteSource) keep(st link.Stream) {
 	r.idle = append(r.idle, st)
 }
 
-func (r *remoteSource) Close() error {
+// forget drops the streams that were kept.
+func (r *remoteSource) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.closed = true
 	for _, st := range r.idle {
 		st.Close()
 	}
 	r.idle = nil
+}
+
+func (r *remoteSource) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.forget()
 	return nil
 }
 

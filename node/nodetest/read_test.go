@@ -9,6 +9,7 @@ import (
 
 	"osteon/dicomsvc"
 	"osteon/erasure/journal"
+	"osteon/erasure/place"
 	"osteon/node"
 )
 
@@ -71,5 +72,54 @@ func TestReadGoesOnInThePack(t *testing.T) {
 		if err := opened.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// A node reads from others that were all started again a moment ago, over connections that it takes for alive.
+func TestReadFromNodesJustStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ring := New(t, Config{Seed: 1, Configure: func(_ string, cfg *node.Config) {
+			cfg.Survive, cfg.Journal.SegmentBytes, cfg.Journal.HotBytes = "site", 64<<10, 1
+		}})
+		defer ring.Close()
+		ring.Found("a1", "a")
+		for _, name := range []string{"b1", "c1", "d1"} {
+			ring.Join(name, place.SiteID(name[:1]))
+		}
+		ring.AwaitReady()
+		load := NewWorkload(ring, 1, false)
+		for range 20 {
+			o := load.fresh()
+			ring.Await("stored", func() bool { return load.put(ring.Node("a1"), o) })
+		}
+		if err := load.Settle(false); err != nil {
+			t.Fatal(err)
+		}
+		a1 := ring.Node("a1").Node()
+		read := func(studies ...string) {
+			for in, err := range a1.Archive().Instances(context.Background(), storePrincipal, dicomsvc.Selection{StudyInstanceUIDs: studies}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := load.read(context.Background(), a1, in, "a1"); got[:5] != "read " {
+					t.Error(got)
+				}
+			}
+		}
+		restart := func() {
+			for _, n := range ring.Nodes()[1:] {
+				n.Kill()
+				n.Start()
+			}
+		}
+		read("2.25.1000", "2.25.1001", "2.25.1002", "2.25.1003", "2.25.1004") // connections to everybody
+		restart()
+		read("2.25.1000")
+		if err := load.Settle(true); err != nil {
+			t.Fatal(err)
+		}
+		read("2.25.1000", "2.25.1001", "2.25.1002", "2.25.1003", "2.25.1004")
+		restart()
+		read("2.25.1001")
 	})
 }
