@@ -97,6 +97,11 @@ func (st *snapStore) clean() error {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	for _, name := range names {
+		if name == "CURRENT.tmp" {
+			if err := st.fs.Remove(st.fs.PathJoin(st.dir, name)); err != nil {
+				return fmt.Errorf("remove unfinished name of a snapshot: %w", err)
+			}
+		}
 		number, err := strconv.ParseUint(name, 16, 64)
 		if err != nil {
 			continue
