@@ -15,6 +15,7 @@ import (
 
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/erasure/shard"
 	"osteon/node/link"
 	"osteon/raft/vault"
 )
@@ -171,6 +172,11 @@ func Open(cfg Config) (*Store, error) {
 	}
 	if err := vault.MakeDir(cfg.FS, s.shardDir()); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), j.Close())
+	}
+	if swept, err := shard.Sweep(cfg.FS, s.shardDir()); err != nil {
+		cfg.Log.Warn("unfinished shards not removed", "err", err)
+	} else if swept > 0 {
+		cfg.Log.Info("unfinished shards removed", "files", swept)
 	}
 	if cfg.Mesh != nil {
 		cfg.Mesh.Handle(link.KindJournalAppend, s.serveAppend)
