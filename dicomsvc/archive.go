@@ -106,6 +106,7 @@ type Archive struct {
 	wait sync.WaitGroup
 
 	sealing  chan struct{} // full while a study is encoded: one at a time
+	encoding encoding
 	pace     sealPace
 	released uint32 // number of the last pack whose versions were released; of replay, then releaseLoop
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"osteon/erasure/journal"
@@ -18,6 +19,7 @@ func (a *Archive) releaseLoop(ctx context.Context) {
 	tick := time.NewTicker(releaseTick)
 	defer tick.Stop()
 	var seen uint64
+	open := false // encodes may become stale although nothing is applied
 	m := mending{archive: a, compareAt: a.cfg.Now().Add(mendCompareFirst)}
 	for {
 		select {
@@ -28,14 +30,15 @@ func (a *Archive) releaseLoop(ctx context.Context) {
 		a.expireOverlay()
 		m.run(ctx)
 		applied := a.catalog.Applied()
-		if applied == seen {
+		if applied == seen && !open {
 			continue
 		}
 		seen = applied
 		if err := a.release(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Error("release journal records", "err", err)
 		}
-		if err := a.collectEncodes(ctx); err != nil && ctx.Err() == nil {
+		var err error
+		if open, err = a.collectEncodes(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Warn("collect dead encodes", "err", err)
 		}
 	}
@@ -113,12 +116,13 @@ func (a *Archive) replaces(ctx context.Context, id place.PackID) (bool, error) {
 	return len(sites) < 2 || here >= p.Geometry.K || place.Survives(p.Geometry, p.Placement, nil).Meets(place.SurviveSite), nil
 }
 
-// collectEncodes removes this node's shards of dead encodes and says so; the ring's leader also aborts
-// encodes whose sealer went away.
-func (a *Archive) collectEncodes(ctx context.Context) error {
+// collectEncodes removes this node's shards of dead encodes and says so. It also aborts what this node began
+// and is not at work on, for an encode is never resumed; and, at the ring's leader, encodes whose sealer went
+// away. It reports whether there are encodes that are neither sealed nor forgotten.
+func (a *Archive) collectEncodes(ctx context.Context) (open bool, err error) {
 	encodes, err := a.catalog.Encodes(ctx)
 	if err != nil {
-		return err
+		return true, err
 	}
 	var errs []error
 	for _, e := range encodes {
@@ -129,10 +133,14 @@ func (a *Archive) collectEncodes(ctx context.Context) error {
 			if plant.Is(plant.EncodeCollectedEarly) {
 				errs = append(errs, a.forgetEncode(ctx, e))
 			}
+			if e.Sealer == a.cfg.Self && !a.encoding.is(e.Encode) {
+				errs = append(errs, a.abortEncode(ctx, e, "its sealer gave it up"))
+				continue
+			}
 			errs = append(errs, a.abortStale(ctx, e))
 		}
 	}
-	return errors.Join(errs...)
+	return len(encodes) > 0, errors.Join(errs...)
 }
 
 func (a *Archive) forgetEncode(ctx context.Context, e catalog.EncodeRecord) error {
@@ -160,9 +168,31 @@ func (a *Archive) abortStale(ctx context.Context, e catalog.EncodeRecord) error 
 			return nil
 		}
 	}
-	err := a.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: "its sealer is gone"})
+	return a.abortEncode(ctx, e, "its sealer is gone")
+}
+
+func (a *Archive) abortEncode(ctx context.Context, e catalog.EncodeRecord, why string) error {
+	err := a.propose(ctx, catalog.SealAbort{Encode: e.Encode, Why: why})
 	if errors.Is(err, catalog.ErrRaced) {
 		return nil
 	}
 	return err
+}
+
+// encoding is the encode that this node is at work on.
+type encoding struct {
+	mu  sync.Mutex
+	now place.EncodeID // zero: none
+}
+
+func (e *encoding) set(id place.EncodeID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.now = id
+}
+
+func (e *encoding) is(id place.EncodeID) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now == id
 }

@@ -212,6 +212,8 @@ func (t *attempt) seal(ctx context.Context) error {
 		return err
 	}
 	began := a.cfg.Now()
+	a.encoding.set(t.encode)
+	defer a.encoding.set(place.EncodeID{})
 	if err := t.begin(ctx); err != nil {
 		return errors.Join(fmt.Errorf("begin: %w", err), t.abort(err))
 	}
