@@ -65,6 +65,10 @@ fuzz: ## the same for TIME each, or all targets of one package: make fuzz PKG=./
 planted: ## show that each planted bug is caught by a test (BUG=name for one)
 	$(GO) run ./cmd/planted $(BUG)
 
+.PHONY: crashpoints
+crashpoints: ## kill nodes at STATES points a scenario of their disks' changes and want each ring to recover
+	$(GO) test -count=1 -timeout 60m -v -run '^TestCrashPoints$$' ./node -args -crash.states=$(or $(STATES),60) | grep -v '^=== '
+
 .PHONY: golden
 golden: ## refresh golden files; review the difference as behaviour
 	$(GO) test ./... -run Golden -update
