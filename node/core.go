@@ -58,6 +58,10 @@ type core struct {
 	local *local.DB
 	ring  *ring.Ring
 	topo  *topology
+
+	lock     io.Closer // of the directory
+	standing standing
+	broken   chan error // what was found to be damaged while the node runs; cap 1
 }
 
 // changeIdentity changes what identity says of the node and writes it durably.
@@ -86,7 +90,9 @@ func rootKeyPath(cfg Config, env Env) string { return env.FS.PathJoin(cfg.Dir, "
 
 // openCore opens what is in cfg.Dir. The caller closes it.
 func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
-	c = &core{cfg: cfg, env: env}
+	c = &core{cfg: cfg, env: env, broken: make(chan error, 1)}
+	c.standing.vouched, c.standing.known = map[place.NodeID]bool{}, map[place.NodeID]memory{}
+	c.standing.dirty = map[place.NodeID]bool{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close(context.Background()))
@@ -95,26 +101,30 @@ func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
 	if c.id, err = loadIdentity(env.FS, cfg.Dir); err != nil {
 		return c, err
 	}
+	if c.lock, err = env.FS.Lock(c.path("lock")); err != nil {
+		return c, fmt.Errorf("lock %s: another process serves this directory: %w", cfg.Dir, err)
+	}
 	if c.id.Address != "" && c.id.Address != cfg.Link.Advertise {
 		return c, fmt.Errorf("%w: link.advertise is %s, but the ring was told to find this node at %s: set --link or --advertise (link.listen, link.advertise) as they were at init or join",
 			ErrUsage, cfg.Link.Advertise, c.id.Address)
 	}
-	c.id.Boot++
+	if err = c.id.begin(env.Rand); err != nil {
+		return c, err
+	}
 	if err = c.id.save(env.FS, cfg.Dir); err != nil {
 		return c, err
 	}
-	root, err := vault.OpenRootKeyFile(env.FS, rootKeyPath(cfg, env))
-	if err != nil {
-		return c, fmt.Errorf("open root key: %w", err)
+	if err = c.openVault(); err != nil {
+		return c, err
 	}
-	if c.vault, err = vault.Open(vaultConfig(cfg, env, c.id.Ring, root)); err != nil {
-		return c, fmt.Errorf("open vault: %w", err)
+	if err = c.giveUpDamaged(); err != nil {
+		return c, err
 	}
 	if err = c.openCatalog(); err != nil {
 		return c, err
 	}
-	if c.local, err = local.Open(local.Config{FS: c.vault.FS(), Dir: c.path("local"), Log: env.Log}); err != nil {
-		return c, fmt.Errorf("open local index: %w", err)
+	if err = c.openLocal(); err != nil {
+		return c, err
 	}
 	c.topo = newTopology(c.cat, c.id, env)
 	if err = c.openLink(join); err != nil {
@@ -126,28 +136,74 @@ func openCore(cfg Config, env Env, join joinHandler) (c *core, err error) {
 	return c, nil
 }
 
-func (c *core) openCatalog() (err error) {
-	c.cat, err = catalog.Open(catalog.Config{
-		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: c.env.Log, Now: c.env.Now,
-	})
+func (c *core) openVault() error {
+	root, err := vault.OpenRootKeyFile(c.env.FS, rootKeyPath(c.cfg, c.env))
 	if err != nil {
+		return fmt.Errorf("open root key: %w: restore this one file from where its copy is kept; without it nothing in %s can be read, and the node must be replaced: remove it from the ring and join again in an empty directory", err, c.cfg.Dir)
+	}
+	if c.vault, err = vault.Open(vaultConfig(c.cfg, c.env, c.id.Ring, root)); err != nil {
+		return fmt.Errorf("open vault: %w: restore root.key and vault from the same backup of this node; without one, remove the node from the ring and join again in an empty directory", err)
+	}
+	return nil
+}
+
+func (c *core) catalogConfig() catalog.Config {
+	return catalog.Config{
+		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: c.env.Log, Now: c.env.Now,
+		Damaged: func(err error) { c.foundBroken("catalog", err) },
+	}
+}
+
+// openCatalog opens the catalog. One that cannot be opened is set aside: Raft's snapshot and log give it back, or show that
+// they cannot, and then the ring does.
+func (c *core) openCatalog() (err error) {
+	if c.cat, err = catalog.Open(c.catalogConfig()); err == nil {
+		return nil
+	}
+	c.env.Log.Error("catalog cannot be opened, it is made anew from Raft's snapshot and log", "err", err)
+	if err := c.setAside("catalog"); err != nil {
+		return err
+	}
+	if c.cat, err = catalog.Open(c.catalogConfig()); err != nil {
 		return fmt.Errorf("open catalog: %w", err)
 	}
 	return nil
 }
 
+// openLocal opens the local index. One that cannot be opened is set aside: nothing in it is needed to find an instance.
+func (c *core) openLocal() (err error) {
+	lcfg := local.Config{
+		FS: c.vault.FS(), Dir: c.path("local"), Log: c.env.Log,
+		Damaged: func(err error) { c.foundBroken("local", err) },
+	}
+	if c.local, err = local.Open(lcfg); err == nil || errors.Is(err, local.ErrNewer) {
+		return err
+	}
+	c.env.Log.Error("local index cannot be opened, it is begun anew", "err", err)
+	if err := c.setAside("local"); err != nil {
+		return err
+	}
+	if c.local, err = local.Open(lcfg); err != nil {
+		return fmt.Errorf("open local index: %w", err)
+	}
+	return nil
+}
+
+// restoreKey says what to do about a private key that does not fit the node's certificate.
+const restoreKey = "restore link.key and node from the same backup of this node; without one, remove the node from the ring and join again in an empty directory"
+
 func (c *core) openLink(join joinHandler) error {
 	key, err := readFile(c.vault.FS(), c.path("link.key"), 1<<16)
 	if err != nil {
-		return fmt.Errorf("read the node's private key: %w", err)
+		return fmt.Errorf("read the node's private key: %w: %s", err, restoreKey)
 	}
 	private, err := link.ParseKey(key)
 	if err != nil {
-		return fmt.Errorf("read the node's private key: %w", err)
+		return fmt.Errorf("read the node's private key: %w: %s", err, restoreKey)
 	}
 	identity, err := link.NewIdentity(c.id.CA, c.id.Certificate, private)
 	if err != nil {
-		return fmt.Errorf("node certificate: %w", err)
+		return fmt.Errorf("node certificate: %w: %s", err, restoreKey)
 	}
 	conn, err := c.env.ListenPacket(c.cfg.Link.Listen)
 	if err != nil {
@@ -172,6 +228,7 @@ func (c *core) openLink(join joinHandler) error {
 		}
 		return err
 	}
+	c.link.HandleCall(link.KindAdmin, c.answerPeer) // also while this node starts: others that start ask what it knows of them
 	return nil
 }
 
@@ -197,7 +254,8 @@ func (c *core) ringConfig() ring.Config {
 	cfg := ring.Config{
 		FS: c.vault.FS(), PlainFS: c.env.FS, Dir: c.path("raft"),
 		Self: c.id.Node, Incarnation: c.id.Incarnation, Existing: c.id.Enrolled, Link: c.link,
-		MAC: func(parts ...[]byte) [32]byte { return c.vault.MAC("osteon raft", parts...) },
+		MAC:   func(parts ...[]byte) [32]byte { return c.vault.MAC("osteon raft", parts...) },
+		Gated: len(c.others()) > 0, Vouch: c.vouch,
 		Now: c.env.Now, Log: c.env.Log,
 	}
 	if c.env.Raft != nil {
@@ -209,16 +267,21 @@ func (c *core) ringConfig() ring.Config {
 // openRing opens Raft; a log that may have forgotten what it acknowledged is given up for a new
 // incarnation, which the ring takes in as a non-voter (design §6 Raft log).
 func (c *core) openRing() (err error) {
-	c.ring, err = ring.Open(c.ringConfig(), c.cat)
-	if errors.Is(err, ring.ErrShortLog) || errors.Is(err, ring.ErrDamaged) {
-		if c.ring, err = c.startOver(err); err != nil {
+	for range startOversMax {
+		c.ring, err = ring.Open(c.ringConfig(), c.cat)
+		if !errors.Is(err, ring.ErrShortLog) && !errors.Is(err, ring.ErrDamaged) && !errors.Is(err, errStartOver) {
+			break
+		}
+		if err = c.startOver(err); err != nil {
 			return err
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("open ring: %w", err)
 	}
+	c.standing.ring.Store(c.ring)
 	c.cat.SetProposer(c.ring)
+	c.mayVote()
 	return nil
 }
 
@@ -236,6 +299,9 @@ func (c *core) close(ctx context.Context) error {
 	}
 	if c.cat != nil {
 		errs = append(errs, c.cat.Close())
+	}
+	if c.lock != nil {
+		errs = append(errs, c.lock.Close())
 	}
 	return errors.Join(errs...)
 }

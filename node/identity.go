@@ -34,10 +34,16 @@ type identity struct {
 	Address string `json:"address,omitempty"`
 	// Enrolled says that this incarnation has had the ring's log on its disk: an empty one is a loss then.
 	Enrolled bool `json:"enrolled"`
+	// Starts are the starts of this directory since all others vouched for it, the last such one included.
+	Starts []process `json:"starts,omitempty"`
+	// Distrust says why log and catalog are given up for a new incarnation at the next start. Damaged names parts of
+	// the directory that are set aside then and made anew from the rest.
+	Distrust string   `json:"distrust,omitempty"`
+	Damaged  []string `json:"damaged,omitempty"`
 	// CA and Certificate are DER.
 	CA          []byte `json:"ca"`
 	Certificate []byte `json:"certificate"`
-	// Peers are the members known at join, until the catalog has arrived.
+	// Peers are the other members as last known: they are asked when there is no catalog to say so.
 	Peers []peerAddress `json:"peers,omitempty"`
 }
 
@@ -57,6 +63,9 @@ var (
 	// ErrNodeExists means that the directory holds a node already.
 	ErrNodeExists = errors.New("a node is here already")
 )
+
+// restoreNode says what to do about a file without which the node has no name.
+const restoreNode = "restore this one file from the newest backup; without one, remove this node from the ring and join again in an empty directory"
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -81,11 +90,11 @@ func loadIdentity(fs vfs.FS, dir string) (identity, error) {
 	body, ok := bytes.CutPrefix(raw, []byte(identityMagic))
 	at := bytes.LastIndex(body, []byte("crc32c "))
 	if !ok || at < 0 {
-		return id, fmt.Errorf("read node identity: %s is not a node file of this version", identityPath(fs, dir))
+		return id, fmt.Errorf("read node identity: %s is damaged, or not a node file of this version: %s", identityPath(fs, dir), restoreNode)
 	}
 	want := fmt.Sprintf("%08x", crc32.Checksum(raw[:len(identityMagic)+at], castagnoli))
 	if got := strings.TrimSpace(string(body[at+len("crc32c "):])); got != want {
-		return id, fmt.Errorf("read node identity: %s is damaged: checksum %.8q, want %s", identityPath(fs, dir), got, want)
+		return id, fmt.Errorf("read node identity: %s is damaged: checksum %.8q, want %s: %s", identityPath(fs, dir), got, want, restoreNode)
 	}
 	if err := json.Unmarshal(body[:at], &id); err != nil {
 		return id, fmt.Errorf("read node identity: %w", err)
@@ -123,7 +132,12 @@ func writeFile(fs vfs.FS, path string, content []byte) (err error) {
 	if err := fs.Rename(temp, path); err != nil {
 		return err
 	}
-	dir, err := fs.OpenDir(fs.PathDir(path))
+	return syncDir(fs, fs.PathDir(path))
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(fs vfs.FS, path string) error {
+	dir, err := fs.OpenDir(path)
 	if err != nil {
 		return err
 	}

@@ -138,5 +138,8 @@ func (n *Node) topologyLoop(ctx context.Context) {
 		case <-n.gossipChanged:
 		}
 		n.topo.refresh(ctx)
+		if err := n.keepPeers(); err != nil {
+			n.env.Log.Error("write node identity", "err", err)
+		}
 	}
 }

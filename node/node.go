@@ -28,7 +28,6 @@ import (
 	"osteon/erasure"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
-	"osteon/node/link"
 )
 
 func (e Env) filled() Env {
@@ -95,7 +94,6 @@ func Open(cfg Config, env Env) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.link.HandleCall(link.KindAdmin, c.answerPeer)
 	n := &Node{core: c, gossipChanged: make(chan struct{}, 1), started: env.Now()}
 	if err := n.openArchive(); err != nil {
 		return nil, errors.Join(err, c.close(context.Background()))
@@ -160,7 +158,7 @@ const (
 
 // Serve runs the node until ctx ends, then drains: leadership is handed over, new associations and
 // requests are refused while open ones finish, and everything is closed. It returns nil after an orderly
-// stop.
+// stop, and ErrReopen when it stopped in order to begin anew with a damaged or outdated part of its directory: see Run.
 func (n *Node) Serve(ctx context.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -169,6 +167,8 @@ func (n *Node) Serve(ctx context.Context) error {
 		n.env.Log.Error("gossip not started", "err", err)
 	}
 	n.archive.Run(run)
+	standing := make(chan error, 1)
+	n.spawn(func() { standing <- n.standingLoop(run) })
 	for _, loop := range []func(context.Context){n.membersLoop, n.topologyLoop, n.catchUpLoop, n.announceLoop, n.renewLoop, n.returnLoop} {
 		n.spawn(func() { loop(run) })
 	}
@@ -177,14 +177,8 @@ func (n *Node) Serve(ctx context.Context) error {
 	n.servers.serve(front, n.spawn, failed)
 	n.env.Log.Info("node serving", "node", n.id.Node, "name", n.id.Name, "site", n.id.Site,
 		"dimse", n.servers.dimseAddress(), "http", n.servers.httpAddress(), "link", n.link.Addr().String())
-	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
-	case <-n.ring.Failed():
-		err = fmt.Errorf("this node fenced itself: %w", n.ring.Err())
-	}
-	n.env.Log.Info("node draining")
+	err := n.ended(ctx, failed, standing)
+	n.env.Log.Info("node draining", "err", err)
 	stopFront() // closes the DIMSE listener; what is open goes on
 	n.handOver(ctx)
 	n.servers.shutdown(drainTimeout)
@@ -237,9 +231,13 @@ func (n *Node) catchUpLoop(ctx context.Context) {
 	}
 }
 
-// enrolled records that this incarnation has the ring's log now.
+// enrolled records that this incarnation has the ring's log now, and lets go of what it had before.
 func (n *Node) enrolled() {
-	if err := n.changeIdentity(func(id *identity) { id.Enrolled = true }); err != nil {
+	err := n.changeIdentity(func(id *identity) { id.Enrolled = true })
+	if err == nil {
+		err = n.dropAside()
+	}
+	if err != nil {
 		n.env.Log.Error("write node identity", "err", err)
 	}
 }
@@ -258,6 +256,12 @@ func (n *Node) catchUp(ctx context.Context) bool {
 func (n *Node) Ready() error {
 	if err := n.ring.Err(); err != nil {
 		return fmt.Errorf("fenced: %w", err)
+	}
+	if why := n.inDoubt(); why != "" {
+		return fmt.Errorf("%w: %s", ErrRolledBack, why)
+	}
+	if !n.ring.Released() {
+		return errors.New("waiting for a majority of the ring to say that this directory is the one that the node had")
 	}
 	if _, ok := n.ring.Leader(); !ok {
 		return errors.New("no quorum: no leader is known; reads and degraded stores go on")

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"osteon/erasure/place"
-	"osteon/raft/catalog"
 )
 
 const (
@@ -20,7 +19,7 @@ const (
 func (n *Node) startGossip() error {
 	g, err := OpenGossip(GossipConfig{
 		Link: n.link, Self: n.announcement(), Allowed: n.topo.allowed, Log: n.env.Log,
-		Peers:  n.peers,
+		Peers:  n.others,
 		Events: n.heard,
 	})
 	if err != nil {
@@ -29,25 +28,6 @@ func (n *Node) startGossip() error {
 	n.gossip = g
 	n.topo.observe(n.believedAlive, n.freeBytesOf)
 	return nil
-}
-
-// peers lists the other members: those of the catalog and, until it has arrived, those known at join.
-func (n *Node) peers() []place.NodeID {
-	var out []place.NodeID
-	known := map[place.NodeID]bool{n.id.Node: true}
-	for _, m := range n.topo.nodes() {
-		if !known[m.ID] && m.State != catalog.NodeRemoved {
-			out = append(out, m.ID)
-		}
-		known[m.ID] = true
-	}
-	for _, p := range n.id.Peers {
-		if !known[p.Node] {
-			known[p.Node] = true
-			out = append(out, p.Node)
-		}
-	}
-	return out
 }
 
 func (n *Node) stopGossip() {

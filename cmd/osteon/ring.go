@@ -92,11 +92,7 @@ func (c serveCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errConfig, err)
 	}
-	n, err := node.Open(cfg, node.Env{Log: log})
-	if err != nil {
-		return err
-	}
-	return n.Serve(ctx)
+	return node.Run(ctx, cfg, node.Env{Log: log})
 }
 
 // admin returns a client of the node that the flags name.
