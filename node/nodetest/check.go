@@ -276,7 +276,7 @@ func (w *Workload) checkShards(ctx context.Context) {
 			}
 		}
 		here := map[slot]bool{}
-		for e, err := range shard.List(at.Disk.Mount(), at.config().Dir+"/shards") {
+		for e, err := range shard.List(at.Disk.Mount(), at.Config().Dir+"/shards") {
 			switch key := (slot{e.Encode, e.Index, n.ID()}); {
 			case err != nil || e.Err != nil:
 				w.fault("shard %d of %s at %s: %v %v", e.Index, e.Encode, at.Name, err, e.Err)

@@ -2,7 +2,6 @@ package nodetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,13 +21,11 @@ type Node struct {
 
 	ring *Ring
 	host *host
-	// advertise is the link address told to the ring, when it is that of another machine.
-	advertise string
 
 	mu         sync.Mutex
 	process    *process // nil: down
-	starting   bool
 	generation int
+	ends       int // by Kill, PowerCut and Wipe
 	fenced     error
 	gone       bool // never comes back
 }
@@ -41,12 +38,11 @@ type process struct {
 	err   error         // of Serve; read after ended
 }
 
-// config is what the node is configured with: no front doors, small sizes, short waits.
-func (n *Node) config() node.Config {
+// Config is what the node is configured with: no front doors, small sizes, short waits.
+func (n *Node) Config() node.Config {
 	cfg := node.Config{Dir: "/osteon"}
 	cfg.DIMSE.Listen, cfg.HTTP.Listen = node.Off, node.Off
 	cfg.Link.Listen = fmt.Sprintf("%s:%d", n.host.ip, linkPort)
-	cfg.Link.Advertise = n.advertise
 	cfg.Link.Bulk = "quic" // the network of packets knows no TCP
 	if n.ring.cfg.Configure != nil {
 		n.ring.cfg.Configure(n.Name, &cfg)
@@ -55,16 +51,30 @@ func (n *Node) config() node.Config {
 	return cfg
 }
 
-func (n *Node) env() node.Env {
+// Env is what the next process is given.
+func (n *Node) Env() node.Env {
+	n.mu.Lock()
+	life := n.ends
+	n.mu.Unlock()
 	return node.Env{
 		FS: n.Disk.Mount(), Rand: newRandom(n.ring.random()), Now: n.Clock.Now, Log: n.logger(),
-		ListenPacket: func(address string) (net.PacketConn, error) { return n.ring.Net.listen(n.host, address) },
+		ListenPacket: func(address string) (net.PacketConn, error) { return n.listen(life, address) },
 		Listen:       func(string, string) (net.Listener, error) { return newSilent(), nil },
 		Raft:         n.ring.cfg.Raft,
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			return nil, fmt.Errorf("%s dials nobody", n.Name)
 		},
 	}
+}
+
+// listen opens a socket for a process of the life that had seen that many ends.
+func (n *Node) listen(life int, address string) (net.PacketConn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ends != life {
+		return nil, fmt.Errorf("%s was ended", n.Name)
+	}
+	return n.ring.Net.listen(n.host, address)
 }
 
 // random is a source of bytes for one process.
@@ -96,69 +106,41 @@ func (n *Node) Start() {
 	}
 }
 
-// TryStart starts the node's process unless it runs, or is being started.
+// TryStart starts the node's process unless it runs.
 func (n *Node) TryStart() error {
 	n.mu.Lock()
-	if n.process != nil || n.starting {
-		n.mu.Unlock()
+	ends, runs := n.ends, n.process != nil
+	n.mu.Unlock()
+	if runs {
 		return nil
 	}
-	n.starting, n.fenced = true, nil
-	generation := n.generation
-	n.mu.Unlock()
-	return n.open(generation)
-}
-
-// open starts a process, if the node was not ended since it had the given generation.
-func (n *Node) open(generation int) error {
-	opened, err := node.Open(n.config(), n.env()) // it waits for others: not under the mutex
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.starting = false
+	opened, err := node.Open(n.Config(), n.Env()) // a Watch may end it: mu is not held
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{node: opened, stop: cancel, ended: make(chan struct{})}
-	if n.generation != generation { // it was ended while it started
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ends != ends {
 		cancel()
-		n.ring.leaving.Go(func() { _ = opened.Serve(ctx) })
-		return errEnded
+		n.ring.leaving.Go(func() { _ = opened.Serve(ctx) }) // closes it; nobody sees how
+		return fmt.Errorf("%s was ended while it opened", n.Name)
 	}
 	n.process = p
 	n.generation++
+	n.fenced = nil
 	go func() { // ends with stop; Stop or Ring.Close waits for it
 		p.err = opened.Serve(ctx)
-		n.ended(p)
 		close(p.ended)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.process == p { // it ended by itself
+			n.process, n.fenced = nil, p.err
+			n.ring.Logf("%s ended by itself: %v", n.Name, p.err)
+		}
 	}()
 	return nil
-}
-
-var errEnded = errors.New("the node was ended while it started")
-
-// ended notes that a process has ended by itself, if it has, and starts the next one where that was its wish.
-func (n *Node) ended(p *process) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.process != p {
-		return
-	}
-	n.process, n.fenced = nil, p.err
-	n.ring.Logf("%s ended by itself: %v", n.Name, p.err)
-	if !errors.Is(p.err, node.ErrReopen) {
-		return
-	}
-	n.starting = true
-	generation := n.generation
-	n.ring.leaving.Go(func() {
-		if err := n.open(generation); err != nil {
-			n.ring.Logf("%s did not start again: %v", n.Name, err)
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.fenced = err
-		}
-	})
 }
 
 // Node returns the running node, nil while it is down.
@@ -191,7 +173,7 @@ func (n *Node) take() *process {
 	defer n.mu.Unlock()
 	p := n.process
 	n.process = nil
-	if p != nil || n.starting {
+	if p != nil {
 		n.generation++
 	}
 	return p
@@ -210,6 +192,9 @@ func (n *Node) Stop() {
 	}
 }
 
+// Unplug takes the process off the network for good; the next one has it again.
+func (n *Node) Unplug() { n.ring.Net.detach(n.host) }
+
 // Kill ends the process at once; everything that it wrote stays.
 func (n *Node) Kill() { n.end(n.Disk.Detach) }
 
@@ -226,6 +211,9 @@ func (n *Node) Wipe() {
 
 // end takes the process away from network and disk; it may be called from a Watch of the disk.
 func (n *Node) end(disk func()) {
+	n.mu.Lock()
+	n.ends++
+	n.mu.Unlock()
 	n.ring.Net.detach(n.host)
 	disk()
 	p := n.take()

@@ -72,11 +72,18 @@ func New(t testing.TB, cfg Config) *Ring {
 func (r *Ring) Found(name string, site place.SiteID) *Node {
 	r.t.Helper()
 	n := r.add(name, site)
-	if _, err := node.Init(context.Background(), n.config(), n.env(), node.InitRequest{RingName: "test", NodeName: name, Site: site}); err != nil {
+	if _, err := node.Init(context.Background(), n.Config(), n.Env(), node.InitRequest{RingName: "test", NodeName: name, Site: site}); err != nil {
 		r.t.Fatalf("found ring at %s: %v", name, err)
 	}
 	n.Start()
 	r.AwaitReady()
+	return n
+}
+
+// Insert adds a machine that does not run, with a disk of its own content: of another ring's node, or empty.
+func (r *Ring) Insert(name string, site place.SiteID, disk *Disk) *Node {
+	n := r.add(name, site)
+	n.Disk.Restore(disk)
 	return n
 }
 
@@ -107,7 +114,7 @@ func (r *Ring) TryJoin(ctx context.Context, name string, site place.SiteID) (*No
 	if n == nil {
 		n = r.add(name, site)
 	}
-	if _, err := node.Join(ctx, n.config(), n.env(), node.JoinRequest{Token: token, NodeName: name}); err != nil {
+	if _, err := node.Join(ctx, n.Config(), n.Env(), node.JoinRequest{Token: token, NodeName: name}); err != nil {
 		return nil, fmt.Errorf("join %s: %w", name, err)
 	}
 	n.Start()
@@ -133,14 +140,6 @@ func (r *Ring) add(name string, site place.SiteID) *Node {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.nodes = append(r.nodes, n)
-	return n
-}
-
-// Clone returns another machine with a copy of a node's disk, as of a virtual machine that was cloned. It is down.
-func (r *Ring) Clone(of *Node, name string) *Node {
-	n := r.add(name, of.Site)
-	n.Disk.Restore(of.Disk.Copy())
-	n.advertise = fmt.Sprintf("%s:%d", of.host.ip, linkPort)
 	return n
 }
 
@@ -215,13 +214,6 @@ func (r *Ring) random() *rand.Rand {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64()))
-}
-
-// Logged reports whether a line that the nodes logged holds the text.
-func (r *Ring) Logged(text string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.log, func(line []byte) bool { return bytes.Contains(line, []byte(text)) })
 }
 
 // WriteLog writes the last lines that the nodes logged.
