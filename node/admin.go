@@ -280,6 +280,7 @@ type Admin struct{ http *http.Client }
 // Dial returns a client of the node that serves dir. Nothing is connected yet.
 func Dial(dir string) *Admin {
 	return &Admin{http: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, // nobody closes an Admin: a connection left idle would hold a descriptor here and at the node
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", AdminSocket(dir))
 			if err != nil {

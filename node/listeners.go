@@ -69,7 +69,7 @@ func (n *Node) openListeners() (err error) {
 	if err != nil {
 		return err
 	}
-	s.adminHTTP = &http.Server{Handler: n.adminHandler(), ReadHeaderTimeout: httpHeaderTimeout}
+	s.adminHTTP = &http.Server{Handler: n.adminHandler(), ReadHeaderTimeout: httpHeaderTimeout, IdleTimeout: httpIdleTimeout}
 	return nil
 }
 
@@ -80,6 +80,7 @@ func (n *Node) scpConfig() scp.Config {
 	}
 	promiscuous := n.cfg.promiscuous()
 	return scp.Config{
+		Short:   shortOfDescriptors,
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
 		AssociationsMax: n.cfg.DIMSE.AssociationsMax, PerAEMax: n.cfg.DIMSE.AssociationsPerAE,
 		PerHostMax: n.cfg.DIMSE.AssociationsPerHost, Refusals: n.servers.refusals, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,

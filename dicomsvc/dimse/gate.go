@@ -59,6 +59,10 @@ func (g *gate) refuse(rej *dul.Rejection, advice Advice) (*dul.Acceptance, *dul.
 func (g *gate) enter(r *dul.Request) (*dul.Rejection, Advice) {
 	known := g.s.cfg.Known != nil && g.s.cfg.Known(r)
 	s := g.s
+	if s.cfg.Short != nil && s.cfg.Short() {
+		return dul.RejectLocalLimit(), Advice{"this process has hardly any file descriptors left, which are kept for the ring and the disk",
+			"raise the limit of open files (LimitNOFILE= of the service, ulimit -n), or lower dimse.associations_max"}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	limit, reserved := s.cfg.MaxAssociations, false

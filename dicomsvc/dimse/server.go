@@ -30,6 +30,9 @@ type ServerConfig struct {
 	Reserve int
 	// Known says whether a caller is one of ours. It must be quick.
 	Known func(r *dul.Request) bool
+	// Short says that the process is short of what associations need, such as file descriptors: while it does, none is
+	// let in. Nil: never.
+	Short func() bool
 	// MaxLobby bounds the connections whose association is not open yet, in
 	// all and per address. Default 256 and 64.
 	MaxLobby, MaxLobbyPerHost int

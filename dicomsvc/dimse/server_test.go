@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,6 +48,31 @@ func TestLimits(t *testing.T) {
 	}
 	if n := s.Stats().Limited.Load(); n != 3 {
 		t.Errorf("%d counted as limited", n)
+	}
+}
+
+// F45: a process short of descriptors lets nobody in, known or not, and lets them in again when it is short no longer.
+func TestF45ShortRejectsAssociations(t *testing.T) {
+	var short atomic.Bool
+	s := start(t, &archive{}, func(c *ServerConfig) {
+		c.Short = short.Load
+		c.Known = func(*dul.Request) bool { return true }
+	})
+	for _, now := range []bool{false, true, false} {
+		short.Store(now)
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Dial(t.Context(), conn, s.dialConfig())
+		var rej *dul.Rejection
+		if !now && err != nil || now && (!errors.As(err, &rej) || rej.Code() != "2/3/2") {
+			t.Errorf("short %v: got %v", now, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+		conn.Close()
 	}
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 	AssociationsMax, PerAEMax, PerHostMax int
 	// Refusals takes whatever is refused or fails; nil: none is kept.
 	Refusals *refusal.Log
+	// Short says that the process is short of file descriptors: new associations are told to come again. Nil: never.
+	Short func() bool
 	// Grace is how long open associations may go on once Serve is told to end; 0: the default of package
 	// dimse.
 	Grace time.Duration
@@ -73,7 +75,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, waits: defaultWaits(), turns: map[string]chan struct{}{}}
 	srv, err := dimse.NewServer(dimse.ServerConfig{
 		Handler: s, MaxAssociations: cfg.AssociationsMax, MaxPerAE: cfg.PerAEMax, MaxPerHost: cfg.PerHostMax,
-		Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
+		Short: cfg.Short, Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
 		Known: func(r *dul.Request) bool { return cfg.Known(r.CallingAE) },
 	})
 	if err != nil {
