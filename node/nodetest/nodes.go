@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,9 +22,12 @@ type Node struct {
 
 	ring *Ring
 	host *host
+	// advertise is the link address told to the ring, when it is that of another machine.
+	advertise string
 
 	mu         sync.Mutex
 	process    *process // nil: down
+	starting   bool
 	generation int
 	ends       int // by Kill, PowerCut and Wipe
 	fenced     error
@@ -43,6 +47,7 @@ func (n *Node) Config() node.Config {
 	cfg := node.Config{Dir: "/osteon"}
 	cfg.DIMSE.Listen, cfg.HTTP.Listen = node.Off, node.Off
 	cfg.Link.Listen = fmt.Sprintf("%s:%d", n.host.ip, linkPort)
+	cfg.Link.Advertise = n.advertise
 	cfg.Link.Bulk = "quic" // the network of packets knows no TCP
 	if n.ring.cfg.Configure != nil {
 		n.ring.cfg.Configure(n.Name, &cfg)
@@ -106,41 +111,69 @@ func (n *Node) Start() {
 	}
 }
 
-// TryStart starts the node's process unless it runs.
+// TryStart starts the node's process unless it runs, or is being started.
 func (n *Node) TryStart() error {
 	n.mu.Lock()
-	ends, runs := n.ends, n.process != nil
-	n.mu.Unlock()
-	if runs {
+	if n.process != nil || n.starting {
+		n.mu.Unlock()
 		return nil
 	}
-	opened, err := node.Open(n.Config(), n.Env()) // a Watch may end it: mu is not held
+	n.starting, n.fenced = true, nil
+	generation := n.generation
+	n.mu.Unlock()
+	return n.open(generation)
+}
+
+// open starts a process, if the node was not ended since it had the given generation.
+func (n *Node) open(generation int) error {
+	opened, err := node.Open(n.Config(), n.Env()) // it waits for others: not under the mutex
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.starting = false
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &process{node: opened, stop: cancel, ended: make(chan struct{})}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ends != ends {
+	if n.generation != generation { // it was ended while it started
 		cancel()
-		n.ring.leaving.Go(func() { _ = opened.Serve(ctx) }) // closes it; nobody sees how
-		return fmt.Errorf("%s was ended while it opened", n.Name)
+		n.ring.leaving.Go(func() { _ = opened.Serve(ctx) })
+		return errEnded
 	}
 	n.process = p
 	n.generation++
-	n.fenced = nil
 	go func() { // ends with stop; Stop or Ring.Close waits for it
 		p.err = opened.Serve(ctx)
+		n.ended(p)
 		close(p.ended)
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.process == p { // it ended by itself
-			n.process, n.fenced = nil, p.err
-			n.ring.Logf("%s ended by itself: %v", n.Name, p.err)
-		}
 	}()
 	return nil
+}
+
+var errEnded = errors.New("the node was ended while it started")
+
+// ended notes that a process has ended by itself, if it has, and starts the next one where that was its wish.
+func (n *Node) ended(p *process) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.process != p {
+		return
+	}
+	n.process, n.fenced = nil, p.err
+	n.ring.Logf("%s ended by itself: %v", n.Name, p.err)
+	if !errors.Is(p.err, node.ErrReopen) {
+		return
+	}
+	n.starting = true
+	generation := n.generation
+	n.ring.leaving.Go(func() {
+		if err := n.open(generation); err != nil {
+			n.ring.Logf("%s did not start again: %v", n.Name, err)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.fenced = err
+		}
+	})
 }
 
 // Node returns the running node, nil while it is down.
@@ -173,7 +206,7 @@ func (n *Node) take() *process {
 	defer n.mu.Unlock()
 	p := n.process
 	n.process = nil
-	if p != nil {
+	if p != nil || n.starting {
 		n.generation++
 	}
 	return p

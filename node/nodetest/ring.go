@@ -143,6 +143,14 @@ func (r *Ring) add(name string, site place.SiteID) *Node {
 	return n
 }
 
+// Clone returns another machine with a copy of a node's disk, as of a virtual machine that was cloned. It is down.
+func (r *Ring) Clone(of *Node, name string) *Node {
+	n := r.add(name, of.Site)
+	n.Disk.Restore(of.Disk.Copy())
+	n.advertise = fmt.Sprintf("%s:%d", of.host.ip, linkPort)
+	return n
+}
+
 // Nodes returns every node that was made, running or not.
 func (r *Ring) Nodes() []*Node {
 	r.mu.Lock()
@@ -214,6 +222,13 @@ func (r *Ring) random() *rand.Rand {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return rand.New(rand.NewPCG(r.rng.Uint64(), r.rng.Uint64()))
+}
+
+// Logged reports whether a line that the nodes logged holds the text.
+func (r *Ring) Logged(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.log, func(line []byte) bool { return bytes.Contains(line, []byte(text)) })
 }
 
 // WriteLog writes the last lines that the nodes logged.
