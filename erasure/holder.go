@@ -27,7 +27,7 @@ var errProtocol = errors.New("append stream: malformed frame")
 // its own segment key, and each commit is answered after this node's fsync.
 func (s *Store) serveAppend(ctx context.Context, st link.Stream) {
 	defer st.Close()
-	in := &holding{store: s, stream: st, r: bufio.NewReaderSize(st, 64<<10)}
+	in := &holding{store: s, stream: st, r: bufio.NewReaderSize(st, frameHeadBuffer)}
 	defer in.forget()
 	if version, err := in.r.ReadByte(); err != nil || version != appendVersion {
 		return

@@ -6,6 +6,9 @@ const (
 	// partnerChunkBytes is how much of an object travels to a partner in one frame: large enough that
 	// framing and wake-ups cost nothing beside the copy, small enough that a slow partner holds little.
 	partnerChunkBytes = 128 << 10
+	// frameHeadBuffer is read ahead of a peer's frames: enough for a head and a small payload. What is larger goes straight to where
+	// it belongs; a buffer of a chunk's size would copy half of it once more.
+	frameHeadBuffer = 4 << 10
 	// partnerQueueChunks bounds what waits for a partner: 1 MiB an association.
 	partnerQueueChunks = 8
 	// noteBytesMax bounds the note that travels with a commit; the journal's own limit is the same.

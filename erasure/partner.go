@@ -230,11 +230,7 @@ func (p *partner) forward(st link.Stream, m partnerMessage) error {
 	var head [5]byte
 	head[0] = m.op
 	binary.LittleEndian.PutUint32(head[1:], uint32(len(m.data)))
-	_, err := st.Write(head[:])
-	if err == nil && len(m.data) > 0 {
-		_, err = st.Write(m.data)
-	}
-	return err
+	return link.WriteParts(st, head[:], m.data)
 }
 
 // readAnswer reads a holder's answer to opCommit; after an answer the stream is between objects.
@@ -283,7 +279,7 @@ func (s *Store) appendStream(ctx context.Context, node place.NodeID) (st link.St
 func (s *Store) keepStream(node place.NodeID, st link.Stream) {
 	s.streams.mu.Lock()
 	defer s.streams.mu.Unlock()
-	if s.ctx.Err() != nil || st.SetDeadline(noDeadline) != nil || len(s.streams.idle[node]) >= partnerIdleStreamsMax {
+	if s.ctx.Err() != nil || link.Worn(st) || st.SetDeadline(noDeadline) != nil || len(s.streams.idle[node]) >= partnerIdleStreamsMax {
 		st.Close()
 		return
 	}

@@ -100,11 +100,7 @@ func (r *remoteSink) frame(op byte, payload []byte) error {
 	var head [5]byte
 	head[0] = op
 	binary.LittleEndian.PutUint32(head[1:], uint32(len(payload)))
-	if _, err := r.stream.Write(head[:]); err != nil {
-		return err
-	}
-	_, err := r.stream.Write(payload)
-	return err
+	return link.WriteParts(r.stream, head[:], payload)
 }
 
 func (r *remoteSink) WriteCell(_ context.Context, cell []byte) error { return r.frame(opCell, cell) }
@@ -155,7 +151,7 @@ func (s *Store) serveShardWrite(ctx context.Context, st link.Stream) {
 }
 
 func (s *Store) receiveShard(ctx context.Context, st link.Stream) (root shard.Root, err error) {
-	r := bufio.NewReaderSize(&patient{stream: st, store: s, idle: appendIdle}, 64<<10)
+	r := bufio.NewReaderSize(&patient{stream: st, store: s, idle: appendIdle}, frameHeadBuffer)
 	var head [shardWriteHead]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return root, fmt.Errorf("read shard header: %w", err)

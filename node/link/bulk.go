@@ -233,7 +233,7 @@ func (l *Link) restLine(c *conn) {
 	p.idle = append(p.idle, c)
 	p.freeLine()
 	rest := lineIdleTime
-	if len(p.idle) > linesIdleMax {
+	if len(p.idle) > linesIdleMax || c.line.worn() {
 		rest = 0
 	}
 	c.resting = time.AfterFunc(rest, func() { l.retireLine(c) })

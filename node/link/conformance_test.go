@@ -63,6 +63,30 @@ func TestBytesArriveAsWritten(t *testing.T) {
 	})
 }
 
+func TestPartsArriveAsWritten(t *testing.T) {
+	onBoth(t, func(t *testing.T, r *ringTest) {
+		ctx := testContext(t)
+		a, b := r.open(newNode(t), nil), r.open(newNode(t), nil)
+		b.Handle(KindShardWrite, echo)
+		s, err := a.OpenStream(ctx, b.Self().Node, ClassBulk, KindShardWrite)
+		must(t, err)
+		defer s.Close()
+		head := []byte("head5")
+		for i, size := range []int{0, 1, writeCoalesce, lineChunkBytes - len(head), lineChunkBytes, 2 * lineChunkBytes} {
+			body := noise(uint64(i), size)
+			go func() {
+				if err := WriteParts(s, head, body); err != nil {
+					t.Error(err)
+				}
+			}()
+			got := make([]byte, len(head)+size)
+			if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, append(head[:len(head):len(head)], body...)) {
+				t.Fatalf("%d bytes: %v, or others arrived", size, err)
+			}
+		}
+	})
+}
+
 func TestManyStreamsAtOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, r *ringTest) {
 		ctx := testContext(t)

@@ -44,8 +44,9 @@ const (
 	keepAlive      = 5 * time.Second        // at most; halved idle time where that is less
 	keepAliveClose = 1500 * time.Millisecond
 
-	lineChunkBytes   = 128 << 10              // of a large write in one frame of a line, and in one system call
+	lineChunkBytes   = 256<<10 + 256          // of a large write in one frame of a line, and in one system call: a shard's cell and its head
 	lineBufferBytes  = lineChunkBytes + 8<<10 // the same encrypted, its heads included
+	lineBytesMax     = 64 << 30               // after which a line is not used again: AES-GCM under one key has its limits (RFC 8446 §5.5)
 	lineDataBytesMax = 1 << 20                // bytes of a frame that are taken; its reader holds none of them
 	linesPeerMax     = 64                     // lines that each side dials to one peer; more streams at once go over QUIC, or wait where TCP alone is allowed
 	lineDialsMax     = 4                      // attempts at once to dial a line to one peer; the handshakes of more would slow each other down

@@ -276,6 +276,9 @@ func (c *line) end(code Refusal, text string) {
 	c.fail(cause)
 }
 
+// worn reports whether the line's keys have been used enough.
+func (c *line) worn() bool { return c.out.sent.Load()+c.out.received.Load() > lineBytesMax }
+
 // lost is the error of a stream whose line has ended.
 func (c *line) lost() error {
 	cause := context.Cause(c.ctx)

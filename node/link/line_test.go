@@ -82,6 +82,30 @@ func TestLinesBeyondTheBoundAreClosed(t *testing.T) {
 	must(t, ctx.Err())
 }
 
+func TestAWornLineIsNotUsedAgain(t *testing.T) {
+	_, a, b := bulkPair(t, BulkTCP)
+	ctx := testContext(t)
+	s, err := a.OpenStream(ctx, b.Self().Node, ClassBulk, KindAdmin)
+	must(t, err)
+	if Worn(s) {
+		t.Error("a fresh line is worn")
+	}
+	s.(*lineStream).line.out.sent.Add(lineBytesMax)
+	_, err = s.Write([]byte("x"))
+	must(t, err)
+	if !Worn(s) {
+		t.Error("a line that has sent much is not worn")
+	}
+	must(t, s.CloseWrite())
+	_, err = io.ReadAll(s)
+	must(t, err)
+	must(t, s.Close())
+	for restingLines(ctx, a, 0) > 0 && ctx.Err() == nil {
+		runtime.Gosched()
+	}
+	must(t, ctx.Err())
+}
+
 func TestAutoTakesQUICWhereTCPDoesNotAnswer(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, c *Config){
 		"nobody listens": func(t *testing.T, c *Config) { _ = c.Listener.Close(); c.Listener = nil },

@@ -143,7 +143,10 @@ func (s *lineStream) announce() error {
 	return err
 }
 
-func (s *lineStream) Write(p []byte) (n int, err error) {
+func (s *lineStream) Write(p []byte) (int, error) { return s.writeParts(nil, p) }
+
+// writeParts writes first, of at most writeCoalesce bytes, and p with it. n counts both.
+func (s *lineStream) writeParts(first, p []byte) (n int, err error) {
 	c := s.line
 	c.wmu.Lock()
 	defer s.unlockWrite()
@@ -152,18 +155,20 @@ func (s *lineStream) Write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		chunk := p[n:min(len(p), n+lineChunkBytes)]
-		if len(chunk) > 0 {
-			head = appendLineHead(head, lineData, len(chunk))
+		chunk := p[:min(len(p), lineChunkBytes-len(first))]
+		p = p[len(chunk):]
+		size := len(first) + len(chunk)
+		if size > 0 {
+			head = append(appendLineHead(head, lineData, size), first...)
 		}
-		if len(chunk) <= writeCoalesce {
+		if size <= writeCoalesce {
 			head, chunk = append(head, chunk...), nil
 		}
 		if err := s.put(head, chunk); err != nil {
 			return n, err
 		}
-		n = min(len(p), n+lineChunkBytes)
-		if err := s.flush(); err != nil || n == len(p) {
+		n, first = n+size, nil
+		if err := s.flush(); err != nil || len(p) == 0 {
 			return n, err
 		}
 	}

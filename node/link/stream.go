@@ -41,6 +41,27 @@ func Abort(s Stream) {
 	_ = s.Close()
 }
 
+// WriteParts writes head, which is small, and body, in one go where the transport can: a frame of a protocol and its payload cost one
+// system call and wake the peer once.
+func WriteParts(s Stream, head, body []byte) error {
+	if l, ok := s.(*lineStream); ok && len(head) <= writeCoalesce {
+		_, err := l.writeParts(head, body)
+		return err
+	}
+	if _, err := s.Write(head); err != nil || len(body) == 0 {
+		return err
+	}
+	_, err := s.Write(body)
+	return err
+}
+
+// Worn says that a stream which is used for message after message should be closed and opened anew, because its connection has
+// encrypted much under one key.
+func Worn(s Stream) bool {
+	l, ok := s.(*lineStream)
+	return ok && l.line.worn()
+}
+
 // stream is a QUIC stream that sends its kind byte with the first bytes.
 type stream struct {
 	q       *quic.Stream
