@@ -44,10 +44,13 @@ func Init(ctx context.Context, cfg Config, env Env, req InitRequest) (InitResult
 	if err := checkName(req.NodeName, string(req.Site)); err != nil {
 		return InitResult{}, err
 	}
-	if err := checkVacant(cfg, env); err != nil {
+	if err := beginDir(cfg, env, "init"); err != nil {
 		return InitResult{}, err
 	}
 	result, err := initRing(ctx, cfg, env, req)
+	if err == nil {
+		err = finishDir(cfg, env)
+	}
 	if err != nil { // without the first entries there is no ring: the directory is free for another attempt
 		return InitResult{}, errors.Join(err, vacate(cfg, env))
 	}
@@ -104,8 +107,11 @@ func found(ctx context.Context, cfg Config, env Env, req InitRequest, sealedKey 
 	if err != nil {
 		return err
 	}
+	// An attempt that is given up still waits for what it asked of Raft, which answers within this time.
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
 	if err := c.ring.Bootstrap(); err != nil {
-		return errors.Join(fmt.Errorf("found the ring: %w", err), c.close(ctx))
+		return errors.Join(fmt.Errorf("found the ring: %w", err), c.close(closing))
 	}
 	err = c.do(ctx,
 		catalog.PutSetting{Key: settingName, Value: []byte(req.RingName)},
@@ -117,7 +123,7 @@ func found(ctx context.Context, cfg Config, env Env, req InitRequest, sealedKey 
 	if err == nil {
 		err = c.changeIdentity(func(id *identity) { id.Enrolled = true })
 	}
-	return errors.Join(err, c.close(ctx))
+	return errors.Join(err, c.close(closing))
 }
 
 // self is this node as the catalog lists it.
@@ -145,33 +151,8 @@ func newIdentity(env Env, ringID place.RingID, name string, site place.SiteID) (
 	return identity{Ring: ringID, Node: node, Name: name, Site: site, Disk: disk, Incarnation: 1}, nil
 }
 
-// parts are the entries of a node's directory apart from its root key.
-var parts = []string{"node", "vault", "link.key", "catalog", "raft", "local", "journal", "shards"}
-
-// checkVacant refuses a directory that holds a node or remains of one.
-func checkVacant(cfg Config, env Env) error {
-	for _, name := range parts {
-		if path := env.FS.PathJoin(cfg.Dir, name); fileExists(env.FS, path) {
-			return fmt.Errorf("%w: %s is there; choose another directory", ErrNodeExists, path)
-		}
-	}
-	return nil
-}
-
-// vacate removes what a failed init or join made in a directory that was vacant.
-func vacate(cfg Config, env Env) error {
-	var errs []error
-	for _, name := range parts {
-		errs = append(errs, env.FS.RemoveAll(env.FS.PathJoin(cfg.Dir, name)))
-	}
-	return errors.Join(errs...)
-}
-
-// createVault makes the directory, its root key, and the keys: new ones, or those of a bundle.
+// createVault makes the root key and the keys: new ones, or those of a bundle.
 func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vault.Vault, error) {
-	if err := vault.MakeDir(env.FS, cfg.Dir); err != nil {
-		return nil, fmt.Errorf("make %s: %w", cfg.Dir, err)
-	}
 	path := rootKeyPath(cfg, env)
 	root, err := vault.CreateRootKeyFile(env.FS, path, env.Rand)
 	if errors.Is(err, vault.ErrExists) { // put there by the admin, or by an attempt that did not get further
@@ -181,9 +162,6 @@ func createVault(cfg Config, env Env, ringID place.RingID, bundle []byte) (*vaul
 		return nil, fmt.Errorf("root key: %w", err)
 	}
 	vcfg := vaultConfig(cfg, env, ringID, root)
-	if err := vault.MakeDir(env.FS, vcfg.Dir); err != nil {
-		return nil, fmt.Errorf("make %s: %w", vcfg.Dir, err)
-	}
 	var v *vault.Vault
 	if bundle == nil {
 		v, err = vault.Create(vcfg)

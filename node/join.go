@@ -72,12 +72,15 @@ func Join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 	if err := checkName(req.NodeName, string(req.Site)); err != nil {
 		return JoinResult{}, err
 	}
-	if err := checkVacant(cfg, env); err != nil {
+	if err := beginDir(cfg, env, "join"); err != nil { // before the token is spent
 		return JoinResult{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
 	result, err := join(ctx, cfg, env, req)
+	if err == nil {
+		err = finishDir(cfg, env)
+	}
 	if err != nil {
 		return JoinResult{}, errors.Join(err, vacate(cfg, env))
 	}

@@ -90,6 +90,9 @@ func Open(cfg Config, env Env) (*Node, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	env = env.filled()
+	if err := checkFinished(cfg, env); err != nil {
+		return nil, err
+	}
 	c, err := openCore(cfg, env, admitNode)
 	if err != nil {
 		return nil, err
