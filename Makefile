@@ -46,6 +46,10 @@ race: ## the concurrent packages under the race detector (needs gcc)
 e2e: ## tests of the built program: rings of processes, DCMTK, kills, power cuts
 	$(GO) test -timeout 25m ./cmd/osteon
 
+.PHONY: chaos
+chaos: deps ## every fault row on rings of processes, at full length, about half an hour; make e2e has the short form
+	@.ci/chaos $(CHAOS)
+
 .PHONY: test-short
 test-short: ## the quick part of the unit tests
 	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,6 +102,33 @@ func (o *output) bytes() []byte {
 type testNode struct {
 	ID, Site, AET, DIMSE, HTTP, Link, Dir string
 	PID                                   int
+
+	// dialer connects to the node's listeners where this process cannot: from its network namespace.
+	dialer func(ctx context.Context, network, address string) (net.Conn, error)
+	web    *http.Client // by way of dialer
+	space  space        // where programs run that speak to it; nil: beside this process
+}
+
+// space is where a program can be run.
+type space interface {
+	output(*exec.Cmd) ([]byte, error)
+}
+
+// dial connects to one of the node's listeners.
+func (n *testNode) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if n.dialer != nil {
+		return n.dialer(ctx, network, address)
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, address)
+}
+
+// httpGet asks the node's HTTP listener.
+func (n *testNode) httpGet(path string) (*http.Response, error) {
+	client := http.DefaultClient
+	if n.web != nil {
+		client = n.web
+	}
+	return client.Get("http://" + n.HTTP + path)
 }
 
 type devEvent struct {
@@ -390,7 +418,7 @@ func fileInstance(path string) (instance, error) {
 
 // connect opens an association with a node for the given contexts.
 func connect(ctx context.Context, n *testNode, contexts []dul.ProposedContext, roles ...dul.Role) (*dimse.Client, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", n.DIMSE)
+	conn, err := n.dial(ctx, "tcp", n.DIMSE)
 	if err != nil {
 		return nil, err
 	}

@@ -162,8 +162,12 @@ type load struct {
 
 const studiesAtOnce = 3
 
-func startLoad(r *testRing, seed uint64) *load {
+func startLoad(r *testRing, seed uint64) *load { return startLoadFrom(r, seed, 0) }
+
+// startLoadFrom is startLoad with the number of the first study.
+func startLoadFrom(r *testRing, seed uint64, study int64) *load {
 	l := &load{ring: r, ledger: newLedger(), seed: seed, up: map[*testNode]bool{}}
+	l.study.Store(study)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	for _, n := range r.nodes {
 		l.up[n] = true

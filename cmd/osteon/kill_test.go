@@ -339,7 +339,7 @@ func (r *testRing) startServing(nodes ...*testNode) {
 	}
 	for _, n := range nodes {
 		r.eventually("node "+n.ID+" ready", func() bool {
-			response, err := http.Get("http://" + n.HTTP + "/readyz")
+			response, err := n.httpGet("/readyz")
 			if err != nil {
 				return false
 			}
@@ -370,7 +370,7 @@ func (r *testRing) leader(among []*testNode) (leader *testNode) {
 
 // metrics returns the node's metrics without labels, nil when it does not answer.
 func (n *testNode) metrics() map[string]string {
-	response, err := http.Get("http://" + n.HTTP + "/metrics")
+	response, err := n.httpGet("/metrics")
 	if err != nil {
 		return nil
 	}
