@@ -272,7 +272,7 @@ func (a *Archive) judge(ctx context.Context, in catalog.Instance, before []catal
 			return OutcomeFurtherVersion, further
 		}
 	}
-	if find(before, in.Version) != nil {
+	if k := find(now, in.Version); find(before, in.Version) != nil || k != nil && !sameArrival(k.Instance, in) {
 		return OutcomeIdentical, identical
 	}
 	uids := []string{in.SOPInstanceUID, in.SeriesInstanceUID, in.StudyInstanceUID}
@@ -287,6 +287,12 @@ func (a *Archive) judge(ctx context.Context, in catalog.Instance, before []catal
 	default:
 		return OutcomeFurtherVersion, further
 	}
+}
+
+// sameArrival reports whether what the catalog keeps of a version is of the arrival in, and not of an earlier one
+// that was applied between the two looks at it.
+func sameArrival(kept, in catalog.Instance) bool {
+	return kept.ReceivedBy == in.ReceivedBy && kept.ReceivedAt.Equal(in.ReceivedAt)
 }
 
 func find(list []catalog.Located, v catalog.VersionID) *catalog.Located {
