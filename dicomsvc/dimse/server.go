@@ -265,6 +265,9 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
 	session := &Session{ID: s.ids.Add(1), Value: g.decision.Value, conn: NewConn(assoc), server: s, peer: g.peer}
 	s.addSession(session)
 	err = session.run(ctx)
+	if err != nil {
+		session.noteBroken(err) // before the peer takes its time to close
+	}
 	assoc.Close()
 	s.removeSession(session)
 	g.leave()
@@ -274,7 +277,6 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
 	} else {
 		s.stats.Broken.Add(1)
 		s.cfg.Log.Debug("association broken", "association", session.ID, "err", err)
-		session.noteBroken(err)
 	}
 	g.ended(err)
 }
