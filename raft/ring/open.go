@@ -347,7 +347,13 @@ func (r *Ring) trim() error {
 
 // Transfer hands leadership to the voter that is furthest, and returns when it was given up. It fails with
 // ErrRefused when this node does not lead or no other voter can take over.
+//
+// A leader that no majority answers does not try: the library leaves two goroutines behind for ever when leadership is lost
+// while it waits for a follower that is out of reach.
 func (r *Ring) Transfer(ctx context.Context) error {
+	if _, err := r.confirm(); err != nil {
+		return fmt.Errorf("%w: transfer leadership: %w", ErrRefused, err)
+	}
 	if err := r.begin(); err != nil {
 		return err
 	}
