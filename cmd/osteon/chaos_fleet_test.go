@@ -130,9 +130,10 @@ func (f *fleet) enrolConfig(s seat) {
 // osteon runs the program in a node's namespace to its end.
 func (f *fleet) osteon(m *fleetNode, args ...string) {
 	f.t.Helper()
+	program := osteonBinary(f.t) // the first asker waits for the compiler
 	ctx, cancel := context.WithTimeout(context.Background(), ringPatience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, osteonBinary(f.t), args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = cleanEnv()
 	if out, err := m.host.output(cmd); err != nil {
 		f.t.Fatalf("osteon %s: %v\n%s", args[0], err, out)
