@@ -19,10 +19,12 @@ type gate struct {
 	decision      Decision
 }
 
+// seen remembers who asks.
+func (g *gate) seen(r *dul.Request) { g.peer.calling, g.peer.called = r.CallingAE, r.CalledAE }
+
 // negotiate asks the handler, then applies the limits: a title that nobody knows is told so for good even while
 // all places are taken, and whoever may come in is told to try again (PS3.8 §9.3.4).
 func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, *dul.Rejection) {
-	g.peer = peer{host: g.host, calling: r.CallingAE, called: r.CalledAE}
 	if g.s.isDraining() {
 		g.s.stats.Limited.Add(1)
 		return g.refuse(dul.RejectCongestion(), Advice{"this node is shutting down", "use another node of the ring; senders that retry find this one when it is back"})
@@ -130,13 +132,11 @@ func (g *gate) notOpened(err error) {
 	if errors.As(err, &rej) {
 		if !g.told { // refused below: no configuration could take it
 			s.stats.Rejected.Add(1)
-			g.peer.host = g.host
 			g.peer.noteRejection(s, rej, Advice{"the request is none that this node can take: " + rej.Words(), "see that the peer's software speaks DICOM with protocol version 1 and proposes 1 to 128 presentation contexts"})
 		}
 		return
 	}
 	s.stats.Dropped.Add(1)
 	s.cfg.Log.Debug("association not opened", "err", err)
-	g.peer.host = g.host
 	g.peer.noteDropped(s, err)
 }

@@ -251,8 +251,8 @@ func (s *Server) drain(stop context.CancelFunc, wait *sync.WaitGroup) {
 
 // serveConn runs one connection, which is in the lobby, to its end.
 func (s *Server) serveConn(ctx context.Context, conn net.Conn, host string) {
-	g := &gate{s: s, conn: conn, host: host}
-	assoc, err := dul.Accept(ctx, conn, dul.AcceptorConfig{Negotiate: g.negotiate, MaxPDU: s.cfg.MaxPDU, Timers: s.cfg.Timers, Log: s.cfg.Log})
+	g := &gate{s: s, conn: conn, host: host, peer: peer{host: host}}
+	assoc, err := dul.Accept(ctx, conn, dul.AcceptorConfig{Negotiate: g.negotiate, Seen: g.seen, MaxPDU: s.cfg.MaxPDU, Timers: s.cfg.Timers, Log: s.cfg.Log})
 	s.leaveLobby(conn)
 	if err != nil {
 		g.leave()

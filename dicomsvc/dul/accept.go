@@ -16,6 +16,8 @@ type AcceptorConfig struct {
 	// while the peer waits and must heed ctx. When both are nil the request is
 	// rejected as congestion.
 	Negotiate func(ctx context.Context, r *Request) (*Acceptance, *Rejection)
+	// Seen, if set, is told of each request before anything is decided.
+	Seen func(r *Request)
 	// MaxPDU is the maximum length announced, AdvertisedPDU if 0; at most
 	// 256 KiB.
 	MaxPDU uint32
@@ -46,6 +48,9 @@ func (a *Association) accept(ctx context.Context, cfg AcceptorConfig) error {
 	r, err := a.awaitRequest()
 	if err != nil {
 		return err
+	}
+	if cfg.Seen != nil {
+		cfg.Seen(r)
 	}
 	acc, rej := check(r)
 	if rej == nil {

@@ -55,7 +55,7 @@ func (s *soloRing) Propose(_ context.Context, data []byte) (uint64, []byte, erro
 }
 
 // openArchive opens a real archive of one node on a directory of its own.
-func openArchive(t testing.TB, dir string) *dicomsvc.Archive {
+func openArchive(t testing.TB, dir string, change ...func(*dicomsvc.Config)) *dicomsvc.Archive {
 	t.Helper()
 	ringID, _ := place.NewRingID(rand.Reader)
 	id, _ := place.NewNodeID(rand.Reader)
@@ -78,7 +78,7 @@ func openArchive(t testing.TB, dir string) *dicomsvc.Archive {
 	}
 	cat.SetProposer(&soloRing{cat: cat})
 	topology := func() []place.Node { return []place.Node{node} }
-	a, err := dicomsvc.Open(dicomsvc.Config{
+	cfg := dicomsvc.Config{
 		Ring: ringID, Self: id, Catalog: cat, Vault: keys, Topology: topology,
 		Survive: func() place.Survive { return "" },
 		Store: func(cb dicomsvc.Callbacks) (*erasure.Store, error) {
@@ -89,7 +89,11 @@ func openArchive(t testing.TB, dir string) *dicomsvc.Archive {
 			})
 		},
 		Seal: dicomsvc.SealPolicy{Quiet: time.Hour, Old: time.Hour}, Now: time.Now, Rand: rand.Reader,
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	a, err := dicomsvc.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
