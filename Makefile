@@ -50,6 +50,10 @@ e2e: ## tests of the built program: rings of processes, DCMTK, kills, power cuts
 chaos: deps ## every fault row on rings of processes, at full length, about half an hour; make e2e has the short form
 	@.ci/chaos $(CHAOS)
 
+.PHONY: load
+load: ## the long form of the load tests: floods, slow sockets, huge objects
+	$(GO) test -timeout 20m -count=1 -v -run 'F46|F47|F57' ./cmd/osteon ./dicomsvc ./dicomsvc/dimse ./dicomsvc/dicom -args -load-long
+
 .PHONY: test-short
 test-short: ## the quick part of the unit tests
 	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')
