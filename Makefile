@@ -44,7 +44,7 @@ race: ## the concurrent packages under the race detector (needs gcc)
 
 .PHONY: e2e
 e2e: ## tests of the built program: rings of processes, DCMTK, kills, power cuts
-	$(GO) test -timeout 25m ./cmd/osteon
+	$(GO) test -timeout 25m -parallel 3 ./cmd/osteon # the fault rows mostly wait
 
 .PHONY: chaos
 chaos: deps ## every fault row on rings of processes, at full length, about half an hour; make e2e has the short form

@@ -232,7 +232,7 @@ func TestChaosF44MemoryLimit(t *testing.T) {
 	if err := storeBig(ctx, f.nodes[0], big); err != nil {
 		t.Fatalf("store: %v\n%s", err, f.logs())
 	}
-	for _, n := range f.nodes { // one of them holds no copy
+	for _, n := range f.nodes[1:] { // one of them holds no copy
 		f.awaitStudy(n, big.study)
 		if err := getBig(ctx, n, big); err != nil {
 			t.Errorf("get at %s: %v", n.ID, err)
