@@ -1,6 +1,7 @@
 package dicom
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -189,9 +190,11 @@ func noEscape(b []byte) bool {
 	return true
 }
 
-// guess decodes 8-bit text of which nobody says what it is in.
+// guess decodes 8-bit text of which nobody says what it is in. UTF-8 needs no escape sequences, and text with them is
+// seldom valid UTF-8 beyond ASCII.
 func guess(b []byte, vr VR) string {
-	if !noEscape(b) {
+	high := slices.ContainsFunc(b, func(c byte) bool { return c >= utf8.RuneSelf })
+	if !noEscape(b) && !(high && utf8.Valid(b)) {
 		c := charset{g0: setASCII, g1: setLatin1}
 		return c.decode(b, vr)
 	}
