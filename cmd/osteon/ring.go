@@ -155,6 +155,9 @@ func printStatus(w io.Writer, s node.Status) {
 	if s.Note != "" {
 		fmt.Fprintf(w, "note      %s\n", s.Note)
 	}
+	for _, p := range s.Poison {
+		fmt.Fprintf(w, "poison    %s from %s made this node fail %d times, last %s\n", p.SOPInstanceUID, p.Caller, p.Strikes, p.Last.Local().Format(time.DateTime))
+	}
 	printNodes(w, s.Nodes)
 }
 
