@@ -180,8 +180,8 @@ func TestInflateBomb(t *testing.T) {
 	}
 }
 
-// TestGiant passes the longest native value there can be through the scanner.
-func TestGiant(t *testing.T) {
+// F57: the longest native value there can be passes through the scanner.
+func TestF57LongestValue(t *testing.T) {
 	if testing.Short() {
 		t.Skip("reads 4 GiB of zeros")
 	}
