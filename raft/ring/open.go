@@ -345,22 +345,23 @@ func (r *Ring) trim() error {
 	return r.raft.ReloadConfig(c)
 }
 
-// Transfer hands leadership to the voter that is furthest, and returns when it was given up. It fails with
-// ErrRefused when this node does not lead or no other voter can take over.
+// Transfer hands leadership to the voter that is furthest of those that answer, and returns when it was given up. It
+// fails with ErrRefused when this node does not lead or no other voter can take over.
 //
-// A leader that no majority answers does not try: the library leaves two goroutines behind for ever when leadership is lost
-// while it waits for a follower that is out of reach.
+// The library is not asked to hand over to a voter that does not answer: if this node lost its leadership over that, the
+// library would go on waiting, and refuse every proposal as under transfer should this node ever lead again.
 func (r *Ring) Transfer(ctx context.Context) error {
-	if _, err := r.confirm(); err != nil {
-		return fmt.Errorf("%w: transfer leadership: %w", ErrRefused, err)
-	}
 	if err := r.begin(); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
-	go func() { // ends within the election timeout; r.work waits for it
+	go func() { // ends within the time of a probe and the election timeout; r.work waits for it
 		defer r.work.Done()
-		done <- r.raft.LeadershipTransfer().Error()
+		id, err := r.successor(ctx)
+		if err == nil {
+			err = r.raft.LeadershipTransferToServer(id, raft.ServerAddress(id)).Error()
+		}
+		done <- err
 	}()
 	select {
 	case err := <-done:
@@ -373,4 +374,40 @@ func (r *Ring) Transfer(ctx context.Context) error {
 	case <-r.failed:
 		return r.Err()
 	}
+}
+
+// successor asks every other voter how far it is and returns the furthest.
+func (r *Ring) successor(ctx context.Context) (raft.ServerID, error) {
+	if !r.IsLeader() {
+		return "", errors.New("this node does not lead")
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	type answer struct {
+		id   raft.ServerID
+		last uint64
+		err  error
+	}
+	answers := make(chan answer)
+	asked := 0
+	for _, s := range r.Servers() {
+		if !s.Voter || s.Node == r.cfg.Self {
+			continue
+		}
+		asked++
+		go func() { // ends with ctx; its answer is waited for
+			st, err := r.status(ctx, s)
+			answers <- answer{serverID(s.Node, s.Incarnation), st.last, err}
+		}()
+	}
+	best := answer{err: errors.New("there is no other voter")}
+	for range asked {
+		switch a := <-answers; {
+		case a.err != nil && best.id == "":
+			best.err = a.err
+		case a.err == nil && (best.id == "" || a.last > best.last):
+			best = a
+		}
+	}
+	return best.id, best.err
 }
