@@ -54,6 +54,14 @@ chaos: deps ## every fault row on rings of processes, at full length, about half
 load: ## the long form of the load tests: floods, slow sockets, huge objects
 	$(GO) test -timeout 20m -count=1 -v -run 'F46|F47|F57' ./cmd/osteon ./dicomsvc ./dicomsvc/dimse ./dicomsvc/dicom -args -load-long
 
+.PHONY: sim
+sim: ## whole rings under faults on a virtual clock: SEEDS=n from FIRST on, or SEED=x
+	$(GO) test -count=1 -timeout 0 -run 'TestSim$$' -v ./node/nodetest -args -seeds $(or $(SEEDS),20) -first $(or $(FIRST),1) -seed $(or $(SEED),0)
+
+.PHONY: sim-long
+sim-long: ## the scenarios of the simulation at full length: a day's cut, 1,000 rings whose members change
+	$(GO) test -count=1 -timeout 0 -run 'TestF' ./node/nodetest -args -long
+
 .PHONY: test-short
 test-short: ## the quick part of the unit tests
 	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')

@@ -7,11 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
 	"osteon/erasure/shard"
+	"osteon/node"
 	"osteon/raft/catalog"
 )
 
@@ -70,12 +73,38 @@ func (w *Workload) unsettled(sealed bool) error {
 		if err != nil || len(due) > 0 {
 			return fmt.Errorf("%s lists %d studies with unsealed versions, %v", at.Name, len(due), err)
 		}
+		if err := w.encodesUnderWay(n); err != nil {
+			return fmt.Errorf("%s: %w", at.Name, err)
+		}
+	}
+	return nil
+}
+
+// encodesUnderWay says which encode is neither sealed nor aborted and collected by everybody who runs.
+func (w *Workload) encodesUnderWay(n *node.Node) error {
+	encodes, err := n.Catalog().Encodes(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, e := range encodes {
+		if e.State == catalog.EncodeBegun {
+			return fmt.Errorf("encode %s is begun", e.Encode)
+		}
+		for _, at := range w.running() {
+			id := at.Node().ID()
+			holds := slices.ContainsFunc(e.Placement, func(s place.Slot) bool { return s.Node == id })
+			if holds && !slices.Contains(e.Forgotten, id) {
+				return fmt.Errorf("encode %s is %v, %s has not collected it", e.Encode, e.State, at.Name)
+			}
+		}
 	}
 	return nil
 }
 
 // Check holds a ring that is quiet to everything that was promised, and returns the broken promises.
-func (w *Workload) Check() []error {
+//
+// With sealed set nothing may be under way.
+func (w *Workload) Check(sealed bool) []error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleMax)
 	defer cancel()
 	w.checkReplicas(ctx)
@@ -86,7 +115,10 @@ func (w *Workload) Check() []error {
 		}
 	}
 	w.checkCopies(ctx)
-	w.checkShards(ctx)
+	w.checkShards(ctx, !sealed)
+	if sealed {
+		w.checkJournals(ctx)
+	}
 	return w.Faults()
 }
 
@@ -243,53 +275,107 @@ func (w *Workload) checkCopies(ctx context.Context) {
 	}
 }
 
-// checkShards wants every shard of every pack on its disk, whole, and no other.
-func (w *Workload) checkShards(ctx context.Context) {
-	type slot struct { // where a shard belongs
-		encode place.EncodeID
-		index  int
-		node   place.NodeID
+// checkShards wants every shard of every pack on its disk, as it was sealed, and no other. While begun is allowed there
+// may be shards of encodes under way.
+func (w *Workload) checkShards(ctx context.Context, begun bool) {
+	want := map[slot][32]byte{}
+	listed := map[place.EncodeID]bool{}
+	first := w.running()[0]
+	for p, err := range first.Node().Catalog().AllPacks(ctx) {
+		if err != nil {
+			w.fault("packs at %s: %v", first.Name, err)
+			return
+		}
+		for i, s := range p.Placement {
+			want[slot{p.Encode, i, s.Node}] = p.Roots[i]
+		}
 	}
-	want := map[slot]bool{}
-	dead := map[place.EncodeID]string{}
-	for _, at := range w.ring.Nodes() {
-		n := at.Node()
-		if n == nil {
-			continue
-		}
-		if len(want) == 0 {
-			for p, err := range n.Catalog().AllPacks(ctx) {
-				if err != nil {
-					w.fault("packs at %s: %v", at.Name, err)
-					return
-				}
-				for i, s := range p.Placement {
-					want[slot{p.Encode, i, s.Node}] = true
-				}
-			}
-			encodes, err := n.Catalog().Encodes(ctx)
-			if err != nil {
-				w.fault("encodes at %s: %v", at.Name, err)
-			}
-			for _, e := range encodes {
-				dead[e.Encode] = fmt.Sprint(e.State)
-			}
-		}
-		here := map[slot]bool{}
-		for e, err := range shard.List(at.Disk.Mount(), at.Config().Dir+"/shards") {
-			switch key := (slot{e.Encode, e.Index, n.ID()}); {
-			case err != nil || e.Err != nil:
-				w.fault("shard %d of %s at %s: %v %v", e.Index, e.Encode, at.Name, err, e.Err)
-			case want[key]:
-				here[key] = true
-			default:
-				w.fault("orphan shard %d of encode %s at %s; encode is %q", e.Index, e.Encode, at.Name, dead[e.Encode])
-			}
-		}
+	encodes, err := first.Node().Catalog().Encodes(ctx)
+	if err != nil {
+		w.fault("encodes at %s: %v", first.Name, err)
+	}
+	for _, e := range encodes {
+		listed[e.Encode] = true
+	}
+	for _, at := range w.running() {
+		here := w.shardsAt(ctx, at, want, func(e place.EncodeID) bool { return begun && listed[e] })
 		for key := range want {
-			if key.node == n.ID() && !here[key] {
+			if key.node == at.Node().ID() && !here[key] {
 				w.fault("shard %d of encode %s is not at %s", key.index, key.encode, at.Name)
 			}
 		}
 	}
+}
+
+// slot is where a shard belongs.
+type slot struct {
+	encode place.EncodeID
+	index  int
+	node   place.NodeID
+}
+
+// shardsAt reads every shard at a node and returns those that are wanted there.
+func (w *Workload) shardsAt(ctx context.Context, at *Node, want map[slot][32]byte, allowed func(place.EncodeID) bool) map[slot]bool {
+	fs, dir := at.Disk.Mount(), at.Config().Dir+"/shards"
+	here := map[slot]bool{}
+	for e, err := range shard.List(fs, dir) {
+		key := slot{e.Encode, e.Index, at.Node().ID()}
+		root, known := want[key]
+		switch {
+		case err != nil || e.Err != nil:
+			w.fault("shard %d of %s at %s: %v %v", e.Index, e.Encode, at.Name, err, e.Err)
+		case known:
+			here[key] = true
+			if got, err := verifyShard(ctx, fs, dir, e); err != nil || got != root {
+				w.fault("shard %d of encode %s at %s is not as it was sealed: %v", e.Index, e.Encode, at.Name, err)
+			}
+		case !allowed(e.Encode):
+			w.fault("orphan shard %d of encode %s at %s", e.Index, e.Encode, at.Name)
+		}
+	}
+	return here
+}
+
+func verifyShard(ctx context.Context, fs vfs.FS, dir string, e shard.Entry) (root [32]byte, err error) {
+	r, err := shard.Open(fs, dir, e.Pack, e.Encode, e.Index)
+	if err != nil {
+		return root, err
+	}
+	defer r.Close()
+	return r.Verify(ctx)
+}
+
+// checkJournals wants nothing in a journal that the catalog does not know, and what a good pack has to be released.
+func (w *Workload) checkJournals(ctx context.Context) {
+	for _, at := range w.running() {
+		n := at.Node()
+		for info := range n.Archive().Store().Journal().Keys {
+			v := catalog.VersionID(info.Key)
+			l, err := n.Catalog().Find(ctx, v)
+			if err != nil {
+				w.fault("version %s is in the journal of %s and not in its catalog: %v", v, at.Name, err)
+				continue
+			}
+			if l.State != catalog.VersionSealed || info.Released {
+				continue
+			}
+			p, err := n.Catalog().Pack(ctx, l.Pack)
+			if err != nil {
+				w.fault("pack of version %s at %s: %v", v, at.Name, err)
+			} else if place.Survives(p.Geometry, p.Placement, nil).Meets(place.SurviveSite) {
+				w.fault("version %s is sealed in a good pack and still kept in the journal of %s", v, at.Name)
+			}
+		}
+	}
+}
+
+// running returns the nodes that run.
+func (w *Workload) running() []*Node {
+	var out []*Node
+	for _, n := range w.ring.Nodes() {
+		if n.Node() != nil {
+			out = append(out, n)
+		}
+	}
+	return out
 }

@@ -31,7 +31,8 @@ type Node struct {
 	generation int
 	ends       int // by Kill, PowerCut and Wipe
 	fenced     error
-	gone       bool // never comes back
+	gone       bool          // never comes back
+	stopping   chan struct{} // closed when Stop is done; nil when none is under way
 }
 
 // process is one run of a node.
@@ -114,6 +115,12 @@ func (n *Node) Start() {
 // TryStart starts the node's process unless it runs, or is being started.
 func (n *Node) TryStart() error {
 	n.mu.Lock()
+	for n.stopping != nil {
+		stopped := n.stopping
+		n.mu.Unlock()
+		<-stopped
+		n.mu.Lock()
+	}
 	if n.process != nil || n.starting {
 		n.mu.Unlock()
 		return nil
@@ -212,14 +219,22 @@ func (n *Node) take() *process {
 	return p
 }
 
-// Stop stops the process in order and waits for its end.
+// Stop stops the process in order and waits for its end. Meanwhile it cannot be killed.
 func (n *Node) Stop() {
 	p := n.take()
 	if p == nil {
 		return
 	}
+	stopped := make(chan struct{})
+	n.mu.Lock()
+	n.stopping = stopped
+	n.mu.Unlock()
 	p.stop()
 	<-p.ended
+	n.mu.Lock()
+	n.stopping = nil
+	n.mu.Unlock()
+	close(stopped)
 	if p.err != nil {
 		n.ring.Logf("%s stopped: %v", n.Name, p.err)
 	}
@@ -245,6 +260,10 @@ func (n *Node) Wipe() {
 // end takes the process away from network and disk; it may be called from a Watch of the disk.
 func (n *Node) end(disk func()) {
 	n.mu.Lock()
+	if n.stopping != nil {
+		n.mu.Unlock()
+		return
+	}
 	n.ends++
 	n.mu.Unlock()
 	n.ring.Net.detach(n.host)

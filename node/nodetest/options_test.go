@@ -22,14 +22,16 @@ type options struct {
 	quiet          time.Duration // before a study is sealed
 	segment, hot   int64         // of the journals
 	snapshot       uint64        // Raft entries between two
+	commitWait     time.Duration // of Raft: most of what an idle ring does
+	heartbeat      time.Duration
 	lan, wan       Path
 	gap            time.Duration // between two faults
 	faults         []string
 }
 
 func (o options) String() string {
-	return fmt.Sprintf("seed=%d sites=%d per_site=%d survive=%q degraded=%s catalogued=%t phase=%s senders=%d pause=%s quiet=%s segment=%d hot=%d snapshot=%d wan=%s loss=%g gap=%s faults=%v",
-		o.seed, o.sites, o.perSite, o.survive, o.degraded, o.catalogued, o.phase, o.senders, o.pause, o.quiet, o.segment, o.hot, o.snapshot,
+	return fmt.Sprintf("seed=%d sites=%d per_site=%d survive=%q degraded=%s catalogued=%t phase=%s senders=%d pause=%s quiet=%s segment=%d hot=%d snapshot=%d commit_wait=%s heartbeat=%s wan=%s loss=%g gap=%s faults=%v",
+		o.seed, o.sites, o.perSite, o.survive, o.degraded, o.catalogued, o.phase, o.senders, o.pause, o.quiet, o.segment, o.hot, o.snapshot, o.commitWait, o.heartbeat,
 		o.wan.Delay, o.wan.Loss, o.gap, o.faults)
 }
 
@@ -40,12 +42,14 @@ func drawOptions(seed uint64) options {
 	rng := rand.New(rand.NewPCG(seed, 0x6f7074))
 	o := options{
 		seed: seed, degraded: pick(rng, "local", "local", "local", "refuse"), catalogued: rng.IntN(5) == 0,
-		phase:   time.Duration(40+rng.IntN(60)) * time.Second,
+		phase:   time.Duration(20+rng.IntN(40)) * time.Second,
 		senders: 2 + rng.IntN(3), pause: pick(rng, 500*time.Millisecond, time.Second, 2*time.Second),
 		quiet:   pick(rng, 3*time.Second, 8*time.Second, 20*time.Second),
 		segment: pick(rng, int64(64<<10), 512<<10, 4<<20), hot: pick(rng, int64(1), 256<<10, 64<<20),
-		snapshot: pick(rng, uint64(40), 100, 400),
-		gap:      pick(rng, 2*time.Second, 5*time.Second, 10*time.Second),
+		snapshot:   pick(rng, uint64(40), 100, 400),
+		commitWait: pick(rng, 20*time.Millisecond, 100*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond),
+		heartbeat:  pick(rng, 500*time.Millisecond, time.Second, time.Second),
+		gap:        pick(rng, 2*time.Second, 5*time.Second, 10*time.Second),
 	}
 	shape := pick(rng, [2]int{3, 1}, [2]int{3, 1}, [2]int{3, 1}, [2]int{3, 2}, [2]int{3, 2}, [2]int{4, 1}, [2]int{5, 1}, [2]int{2, 2}, [2]int{4, 2}, [2]int{7, 1})
 	o.sites, o.perSite = shape[0], shape[1]

@@ -108,6 +108,7 @@ type simulation struct {
 	opt   options
 	ring  *Ring
 	load  *Workload
+	regs  *registers
 	chaos *chaos
 }
 
@@ -126,10 +127,12 @@ func newSimulation(t *testing.T, opt options, sometimes func(string)) *simulatio
 		},
 		Raft: func(cfg *ring.Config) {
 			cfg.SnapshotEntries, cfg.TrailingEntries = opt.snapshot, opt.snapshot/2
+			cfg.CommitWait, cfg.Heartbeat = opt.commitWait, opt.heartbeat
 			cfg.SnapshotCheck = 2 * time.Second
 		},
 	})
 	s.load = NewWorkload(s.ring, opt.seed, true)
+	s.regs = &registers{load: s.load}
 	s.chaos = newChaos(s.ring, opt)
 	return s
 }
@@ -141,10 +144,11 @@ func (s *simulation) run() {
 	s.build()
 	ctx, cancel := context.WithTimeout(context.Background(), s.opt.phase)
 	defer cancel()
-	var both sync.WaitGroup
-	both.Go(func() { s.load.Run(ctx, s.opt.senders, s.opt.pause) })
-	both.Go(func() { s.chaos.run(ctx) })
-	both.Wait()
+	var all sync.WaitGroup
+	all.Go(func() { s.load.Run(ctx, s.opt.senders, s.opt.pause) })
+	all.Go(func() { s.regs.run(ctx) })
+	all.Go(func() { s.chaos.run(ctx) })
+	all.Wait()
 	s.ring.Logf("healing")
 	for _, err := range s.chaos.heal() {
 		s.t.Error(err)
@@ -153,12 +157,15 @@ func (s *simulation) run() {
 		s.t.Error(err)
 		return
 	}
-	s.load.Check()
+	if err := s.regs.check(); err != nil {
+		s.t.Error(err)
+	}
+	s.load.Check(false)
 	if err := s.load.Settle(true); err != nil {
 		s.t.Error(err)
 		return
 	}
-	s.load.Check()
+	s.load.Check(true)
 }
 
 // build founds the ring and adds the other nodes.

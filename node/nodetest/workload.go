@@ -221,9 +221,7 @@ func (w *Workload) put(at *Node, o *object) bool {
 	began := w.history.now()
 	ctx, cancel := context.WithTimeout(context.Background(), callMax)
 	defer cancel()
-	result, err := n.Archive().Put(ctx, dicomsvc.PutRequest{
-		Principal: storePrincipal, TransferSyntaxUID: objectSyntax, Body: bytes.NewReader(o.data), CallingAE: "TEST",
-	})
+	result, err := putObject(ctx, n, o)
 	if _, now := at.Current(); now != generation {
 		w.history.add(began, at.Name, "put "+o.String(), "unknown: the node went away")
 		return false
@@ -251,6 +249,12 @@ func (w *Workload) put(at *Node, o *object) bool {
 		w.findAtHolder(at, generation, o)
 	}
 	return true
+}
+
+func putObject(ctx context.Context, n *node.Node, o *object) (dicomsvc.PutResult, error) {
+	return n.Archive().Put(ctx, dicomsvc.PutRequest{
+		Principal: storePrincipal, TransferSyntaxUID: objectSyntax, Body: bytes.NewReader(o.data), CallingAE: "TEST",
+	})
 }
 
 // findAtHolder wants a UID to be found and readable where it was acknowledged a moment ago.
