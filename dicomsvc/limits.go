@@ -70,8 +70,10 @@ const (
 	staleEncode = 2 * time.Minute
 	// releaseTick is how often journal records are compared with the applied catalog.
 	releaseTick = 2 * time.Second
-	// instancesPage is how many instances of a retrieve request are listed at once.
-	instancesPage = 512
+	// instancesPage is how many instances of a retrieve request are listed at once at first; each further page of a
+	// study has twice as many, up to instancesPageMax, two of which take some 20 MB.
+	instancesPage    = 512
+	instancesPageMax = 8192
 	// readerLease is how long a query under way keeps its reader, which holds a snapshot of the database;
 	// then it goes on with a new one.
 	readerLease = 10 * time.Second

@@ -206,8 +206,9 @@ func (a *Archive) selectedByUID(ctx context.Context, s Selection, studies map[st
 func (a *Archive) selectedOfStudy(ctx context.Context, s Selection, study string, visit func(*Instance) bool) (more bool, err error) {
 	series := set(s.SeriesInstanceUIDs)
 	var last *Instance
-	for {
-		page, err := a.pageOfStudy(ctx, study, only(s.SeriesInstanceUIDs), last, func(l catalog.Located) bool {
+	// Each page walks the study from its beginning to where the last one ended: growing pages keep that near linear.
+	for size := instancesPage; ; size = min(2*size, instancesPageMax) {
+		page, err := a.pageOfStudy(ctx, study, only(s.SeriesInstanceUIDs), last, size, func(l catalog.Located) bool {
 			return l.Served && (len(series) == 0 || series[l.Instance.SeriesInstanceUID])
 		})
 		if err != nil {
@@ -218,15 +219,15 @@ func (a *Archive) selectedOfStudy(ctx context.Context, s Selection, study string
 				return false, nil
 			}
 		}
-		if len(page) < instancesPage {
+		if len(page) < size {
 			return true, nil
 		}
 		last = page[len(page)-1]
 	}
 }
 
-// pageOfStudy returns up to instancesPage of the versions that are wanted, those behind last.
-func (a *Archive) pageOfStudy(ctx context.Context, study, series string, last *Instance, wanted func(catalog.Located) bool) ([]*Instance, error) {
+// pageOfStudy returns up to size of the versions that are wanted, those behind last.
+func (a *Archive) pageOfStudy(ctx context.Context, study, series string, last *Instance, size int, wanted func(catalog.Located) bool) ([]*Instance, error) {
 	r, done, err := a.readerOf([]string{study}, nil)
 	if err != nil {
 		return nil, err
@@ -241,7 +242,7 @@ func (a *Archive) pageOfStudy(ctx context.Context, study, series string, last *I
 		case !passed:
 			passed = l.Instance.Version == last.located.Instance.Version
 		case wanted(l):
-			if page = append(page, newInstance(l)); len(page) == instancesPage {
+			if page = append(page, newInstance(l)); len(page) == size {
 				return page, nil
 			}
 		}
