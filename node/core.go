@@ -151,6 +151,7 @@ func (c *core) catalogConfig() catalog.Config {
 	return catalog.Config{
 		FS: c.vault.FS(), Dir: c.path("catalog"), MAC: c.vault.MAC, Log: c.env.Log, Now: c.env.Now,
 		Damaged: func(err error) { c.foundBroken("catalog", err) },
+		Failed:  c.diskFailed,
 	}
 }
 
@@ -174,7 +175,7 @@ func (c *core) openCatalog() (err error) {
 func (c *core) openLocal() (err error) {
 	lcfg := local.Config{
 		FS: c.vault.FS(), Dir: c.path("local"), Log: c.env.Log,
-		Damaged: func(err error) { c.foundBroken("local", err) },
+		Damaged: func(err error) { c.foundBroken("local", err) }, Failed: c.diskFailed,
 	}
 	if c.local, err = local.Open(lcfg); err == nil || errors.Is(err, local.ErrNewer) {
 		return err
@@ -298,12 +299,25 @@ func (c *core) close(ctx context.Context) error {
 		errs = append(errs, c.local.Close())
 	}
 	if c.cat != nil {
-		errs = append(errs, c.cat.Close())
+		errs = append(errs, closeWithin(ctx, "catalog", c.cat.Close))
 	}
 	if c.lock != nil {
 		errs = append(errs, c.lock.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// closeWithin gives up waiting when ctx ends: a database whose disk hangs, or that gave up in the middle of a write, may never
+// close, and the process must end all the same.
+func closeWithin(ctx context.Context, what string, shut func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- shut() }() // ends with the close, at the latest with the process
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("close %s: %w", what, ctx.Err())
+	}
 }
 
 // system is on whose behalf the node itself acts.

@@ -40,6 +40,14 @@ func (c *core) foundBroken(part string, cause error) {
 	}
 }
 
+// diskFailed hears of an error of the disk after which a database writes nothing more: the node ends.
+func (c *core) diskFailed(cause error) {
+	select {
+	case c.broken <- fmt.Errorf("this node fenced itself: %w: look at the disk, then start the node again", cause):
+	default:
+	}
+}
+
 // brokenError is damage found in a part of the directory that can be made anew.
 type brokenError struct {
 	part  string

@@ -106,7 +106,7 @@ func (c *Catalog) commit(db *database, s *state, last ring.Entry) error {
 	if err := s.write(batch); err != nil {
 		return err
 	}
-	if err := batch.Commit(pebble.NoSync); err != nil {
+	if err := guarded(func() error { return batch.Commit(pebble.NoSync) }); err != nil {
 		return fmt.Errorf("commit to the catalog: %w", err)
 	}
 	c.mu.Lock()

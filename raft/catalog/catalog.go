@@ -24,7 +24,9 @@ type Config struct {
 	Now func() time.Time
 	Log *slog.Logger // nil discards
 	// Damaged, when set, is told what a read of the database found not to be what was written. It must not block.
-	Damaged    func(error)
+	Damaged func(error)
+	// Failed, when set, is told of an error of the disk after which the database writes nothing more. It must not block.
+	Failed     func(error)
 	CacheBytes int64 // of Pebble's block cache and write buffers; 0 is 128 MiB, less than 80 MiB leaves no cache
 }
 

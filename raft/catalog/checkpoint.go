@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -22,7 +23,11 @@ func (c *Catalog) Checkpoint(dir string) error {
 		return err
 	}
 	defer db.release()
-	if err := db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+	err = guarded(func() error { return db.Checkpoint(dir, pebble.WithFlushedWAL()) })
+	if errors.Is(err, ErrDisk) {
+		c.stop(err)
+	}
+	if err != nil {
 		return fmt.Errorf("checkpoint the catalog: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package catalog
 import (
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +37,7 @@ func pebbleOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 		MemTableSize: memTableBytes, MemTableStopWritesThreshold: memTables, L0CompactionThreshold: 4,
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		WALBytesPerSync:            512 << 10,
-		Logger:                     pebbleLog{cfg.Log},
+		Logger:                     pebbleLog{cfg},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { cfg.Log.Warn("catalog database failed in the background", "err", err) },
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
@@ -56,19 +57,47 @@ func pebbleOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 }
 
 // pebbleLog passes Pebble's log lines on. They name files, never keys.
-type pebbleLog struct{ log *slog.Logger }
+type pebbleLog struct{ cfg Config }
 
 func (l pebbleLog) Infof(format string, args ...any) {
-	l.log.Debug("pebble spoke", "line", fmt.Sprintf(format, args...))
+	l.cfg.Log.Debug("pebble spoke", "line", fmt.Sprintf(format, args...))
 }
 
 func (l pebbleLog) Errorf(format string, args ...any) {
-	l.log.Error("pebble complained", "line", fmt.Sprintf(format, args...))
+	l.cfg.Log.Error("pebble complained", "line", fmt.Sprintf(format, args...))
 }
 
+// Fatalf must not return: it ends the goroutine that met the error, which holds no lock that is not deferred.
 func (l pebbleLog) Fatalf(format string, args ...any) {
-	l.log.Error("pebble gave up", "line", fmt.Sprintf(format, args...))
-	panic("catalog: the database cannot go on: " + fmt.Sprintf(format, args...))
+	err := fmt.Errorf("%w: %s", ErrDisk, fmt.Sprintf(format, args...))
+	l.cfg.Log.Error("catalog database gave up", "err", err)
+	if l.cfg.Failed != nil {
+		l.cfg.Failed(err)
+	}
+	runtime.Goexit()
+}
+
+// guarded runs a write of the database, which ends or panics the goroutine that meets an error of the disk in some
+// places (a commit, a new log file): so it has one of its own, and the error is ErrDisk.
+func guarded(write func() error) (err error) {
+	finished := make(chan struct{})
+	returned := false
+	go func() { // ends with the write
+		defer close(finished)
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: %v", ErrDisk, p)
+				returned = true
+			}
+		}()
+		err = write()
+		returned = true
+	}()
+	<-finished
+	if !returned {
+		return fmt.Errorf("%w: the database gave up, its log says why", ErrDisk)
+	}
+	return err
 }
 
 const (

@@ -25,6 +25,8 @@ var (
 	ErrExpired = errors.New("token expired")
 	// ErrUsed: the token was spent by another node.
 	ErrUsed = errors.New("token used already")
+	// ErrDisk: a write or fsync of the database failed; it is not tried again. Restart the node when the disk is sound.
+	ErrDisk = errors.New("the catalog's disk failed")
 	// ErrDamaged: files of the database are damaged or missing.
 	ErrDamaged = errors.New("catalog is damaged")
 	// ErrClosed: the catalog is closed.

@@ -157,9 +157,35 @@ func (g guard) check(err error) error {
 	return err
 }
 
+// write makes a change of the log; Pebble panics where it cannot begin a new log file.
+func (g guard) write(change func() error) error {
+	defer func() {
+		if p := recover(); p != nil {
+			g.fail(fmt.Errorf("%w: %v", ErrDisk, p))
+			runtime.Goexit()
+		}
+	}()
+	return g.check(change())
+}
+
 func (g guard) GetLog(index uint64, l *raft.Log) error { return g.check(g.logStore.GetLog(index, l)) }
-func (g guard) StoreLog(l *raft.Log) error             { return g.check(g.logStore.StoreLog(l)) }
-func (g guard) StoreLogs(logs []*raft.Log) error       { return g.check(g.logStore.StoreLogs(logs)) }
-func (g guard) DeleteRange(low, high uint64) error     { return g.check(g.logStore.DeleteRange(low, high)) }
-func (g guard) Set(key, val []byte) error              { return g.check(g.logStore.Set(key, val)) }
-func (g guard) SetUint64(key []byte, v uint64) error   { return g.check(g.logStore.SetUint64(key, v)) }
+
+func (g guard) StoreLog(l *raft.Log) error {
+	return g.write(func() error { return g.logStore.StoreLog(l) })
+}
+
+func (g guard) StoreLogs(logs []*raft.Log) error {
+	return g.write(func() error { return g.logStore.StoreLogs(logs) })
+}
+
+func (g guard) DeleteRange(low, high uint64) error {
+	return g.write(func() error { return g.logStore.DeleteRange(low, high) })
+}
+
+func (g guard) Set(key, val []byte) error {
+	return g.write(func() error { return g.logStore.Set(key, val) })
+}
+
+func (g guard) SetUint64(key []byte, v uint64) error {
+	return g.write(func() error { return g.logStore.SetUint64(key, v) })
+}
