@@ -74,10 +74,32 @@ func (j *Journal) replay() (uint64, error) {
 	if err := j.sweep(); err != nil {
 		return 0, err
 	}
+	if err := r.settle(); err != nil {
+		return 0, err
+	}
 	j.stats.ReplaySeconds = j.cfg.Now().Sub(began).Seconds()
 	j.cfg.Log.Info("journal replayed", "segments", len(j.segments), "objects", j.index.visible,
 		"corrupt", len(j.index.corrupt), "seconds", j.stats.ReplaySeconds)
 	return last, nil
+}
+
+// settle syncs what is not known to have been synced: a process that was killed leaves records that are read back from
+// memory and would not survive a power cut, and what is visible here is offered to the catalog.
+func (r *replay) settle() error {
+	j := r.j
+	for n, s := range j.segments {
+		if r.durable[n] >= s.size {
+			continue
+		}
+		f, err := j.cfg.FS.Open(j.segmentPath(n))
+		if err != nil {
+			return fmt.Errorf("sync segment %d: %w", n, err)
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("sync segment %d: %w", n, err)
+		}
+	}
+	return syncDir(j.cfg.FS, j.cfg.Dir)
 }
 
 func (j *Journal) listSegments() ([]uint64, error) {
