@@ -52,7 +52,8 @@ chaos: deps ## every fault row on rings of processes, at full length, about half
 
 .PHONY: load
 load: ## the long form of the load tests: floods, slow sockets, huge objects
-	$(GO) test -timeout 20m -count=1 -v -run 'F46|F47|F57' ./cmd/osteon ./dicomsvc ./dicomsvc/dimse ./dicomsvc/dicom -args -load-long
+	$(GO) test -timeout 10m -count=1 -v -run 'F46|F57' ./dicomsvc ./dicomsvc/dimse ./dicomsvc/dicom
+	$(GO) test -timeout 20m -count=1 -v -run 'F46|F47' ./cmd/osteon -load-long
 
 .PHONY: sim
 sim: ## whole rings under faults on a virtual clock: SEEDS=n from FIRST on, or SEED=x
@@ -83,7 +84,7 @@ planted: ## show that each planted bug is caught by a test (BUG=name for one)
 
 .PHONY: crashpoints
 crashpoints: ## kill nodes at STATES points a scenario of their disks' changes and want each ring to recover
-	$(GO) test -count=1 -timeout 60m -v -run '^TestCrashPoints$$' ./node -args -crash.states=$(or $(STATES),60) | grep -v '^=== '
+	$(GO) test -count=1 -timeout 60m -v -run '^TestCrashPoints$$' ./node -args -crash.states=$(or $(STATES),45)
 
 .PHONY: golden
 golden: ## refresh golden files; review the difference as behaviour
