@@ -36,7 +36,8 @@ type crashState struct {
 }
 
 // TestCrashPoints kills a node, or all at once, at points of its disk's changes in every kind of work, and
-// wants a ring that recovers. With -crash.states it tries more of them: make crashpoints tries them all.
+// wants a ring that recovers: F03, F04 and F12 (lost and torn writes), F05 (partner), F08 (what was not answered is sent again), F10
+// (snapshot, its install, shortening of the log). With -crash.states it tries more of them: make crashpoints tries them all.
 func TestCrashPoints(t *testing.T) {
 	total := 0
 	for _, s := range crashScenarios() {
