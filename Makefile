@@ -82,6 +82,10 @@ fuzz: ## the same for TIME each, or all targets of one package: make fuzz PKG=./
 planted: ## show that each planted bug is caught by a test (BUG=name for one)
 	$(GO) run ./cmd/planted $(BUG)
 
+.PHONY: damage
+damage: ## damage every kind of file of a node in every way, OFFSETS bit flips each; SEED chooses files and offsets
+	$(GO) test -count=1 -timeout 120m -v -run '^TestF15DamagedFiles$$' ./node/nodetest -args -damage.offsets=$(or $(OFFSETS),20) -damage.seed=$(or $(SEED),1) | grep -v '^=== '
+
 .PHONY: crashpoints
 crashpoints: ## kill nodes at STATES points a scenario of their disks' changes and want each ring to recover
 	$(GO) test -count=1 -timeout 60m -v -run '^TestCrashPoints$$' ./node -args -crash.states=$(or $(STATES),45)

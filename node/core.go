@@ -141,7 +141,9 @@ func (c *core) openVault() error {
 	if err != nil {
 		return fmt.Errorf("open root key: %w: restore this one file from where its copy is kept; without it nothing in %s can be read, and the node must be replaced: remove it from the ring and join again in an empty directory", err, c.cfg.Dir)
 	}
-	if c.vault, err = vault.Open(vaultConfig(c.cfg, c.env, c.id.Ring, root)); err != nil {
+	vcfg := vaultConfig(c.cfg, c.env, c.id.Ring, root)
+	vcfg.Damaged = c.fileDamaged
+	if c.vault, err = vault.Open(vcfg); err != nil {
 		return fmt.Errorf("open vault: %w: restore root.key and vault from the same backup of this node; without one, remove the node from the ring and join again in an empty directory", err)
 	}
 	return nil
@@ -276,6 +278,9 @@ func (c *core) openRing() (err error) {
 		if err = c.startOver(err); err != nil {
 			return err
 		}
+	}
+	if errors.Is(err, ring.ErrWrongServer) {
+		return fmt.Errorf("open ring: %w: mount this node's own volume; if only files were mixed up, delete %s, and the ring gives it back", err, c.path("raft"))
 	}
 	if err != nil {
 		return fmt.Errorf("open ring: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"osteon/raft/ring"
@@ -37,6 +38,25 @@ func (c *core) foundBroken(part string, cause error) {
 	select {
 	case c.broken <- &brokenError{part: part, cause: cause}:
 	default:
+	}
+}
+
+// fileDamaged hears from the encrypting file system.
+func (c *core) fileDamaged(name string, cause error) {
+	for _, part := range []string{"catalog", "local"} {
+		if strings.HasPrefix(name, c.path(part)+"/") {
+			c.foundBroken(part, cause)
+		}
+	}
+}
+
+// mend returns ErrReopen when damage of a part of the directory may be why err came about, else err.
+func (c *core) mend(err error) error {
+	select {
+	case damage := <-c.broken:
+		return errors.Join(c.reopenWithout(damage), err)
+	default:
+		return err
 	}
 }
 
@@ -78,13 +98,13 @@ func (n *Node) ended(ctx context.Context, failed <-chan error, standing <-chan e
 }
 
 // reopenWithout notes durably that the damaged part is set aside at the next start.
-func (n *Node) reopenWithout(damage error) error {
+func (c *core) reopenWithout(damage error) error {
 	var broken *brokenError
 	if !errors.As(damage, &broken) {
 		return damage
 	}
-	n.env.Log.Error("a part of the directory is damaged; the node starts again without it", "part", broken.part, "err", broken.cause)
-	err := n.changeIdentity(func(id *identity) {
+	c.env.Log.Error("a part of the directory is damaged; the node starts again without it", "part", broken.part, "err", broken.cause)
+	err := c.changeIdentity(func(id *identity) {
 		if !slices.Contains(id.Damaged, broken.part) {
 			id.Damaged = append(id.Damaged, broken.part)
 		}

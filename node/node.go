@@ -84,7 +84,19 @@ type Node struct {
 
 // Open opens the node that cfg.Dir holds: keys, catalog, Raft, journal and shards; its listeners begin with
 // Serve. Errors: ErrNoNode when the directory holds none.
-func Open(cfg Config, env Env) (*Node, error) {
+func Open(cfg Config, env Env) (n *Node, err error) {
+	for range opensMax {
+		if n, err = open(cfg, env); !errors.Is(err, ErrReopen) {
+			break
+		}
+	}
+	return n, err
+}
+
+// opensMax bounds how often one Open tries, each time without one more damaged part.
+const opensMax = 3
+
+func open(cfg Config, env Env) (*Node, error) {
 	cfg.Fill()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
@@ -95,11 +107,11 @@ func Open(cfg Config, env Env) (*Node, error) {
 	}
 	c, err := openCore(cfg, env, admitNode)
 	if err != nil {
-		return nil, err
+		return nil, c.mend(err)
 	}
 	n := &Node{core: c, gossipChanged: make(chan struct{}, 1), started: env.Now()}
 	if err := n.openArchive(); err != nil {
-		return nil, errors.Join(err, c.close(context.Background()))
+		return nil, errors.Join(c.mend(err), c.close(context.Background()))
 	}
 	if err := n.openListeners(); err != nil {
 		return nil, errors.Join(err, n.archive.Close(), c.close(context.Background()))

@@ -29,6 +29,10 @@ var errStartOver = errors.New("log and catalog are given up")
 
 // setAside renames a part of the directory, in place of what was set aside before. What is missing is no error.
 func (c *core) setAside(part string) error {
+	select {
+	case <-c.broken: // what was found in it until now
+	default:
+	}
 	if !fileExists(c.env.FS, c.path(part)) {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -44,6 +45,7 @@ func pebbleOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 				if cfg.Damaged != nil {
 					cfg.Damaged(fmt.Errorf("%w: %w", ErrDamaged, info.Details))
 				}
+				time.Sleep(damagePause)
 			},
 		},
 	}
@@ -163,6 +165,9 @@ func removeOthers(fs vfs.FS, dir, keep string) error {
 }
 
 func openDatabase(cfg Config, dir string, cache *pebble.Cache) (*database, error) {
+	if err := checkClosed(cfg.FS, dir); err != nil {
+		return nil, fmt.Errorf("open the catalog: %w", err)
+	}
 	db, err := pebble.Open(dir, pebbleOptions(cfg, cache))
 	if err != nil {
 		return nil, fmt.Errorf("open the catalog: %w", err)
@@ -189,6 +194,9 @@ func (d *database) release() error {
 		return nil
 	}
 	err := d.DB.Close()
+	if err == nil && !d.obsolete {
+		err = markClosed(d.fs, d.dir)
+	}
 	if d.obsolete {
 		err = firstError(err, d.fs.RemoveAll(d.dir))
 	}

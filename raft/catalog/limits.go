@@ -1,5 +1,7 @@
 package catalog
 
+import "time"
+
 const (
 	// MaxBatchItems bounds the instances that Do puts into one log entry: a batch applies in a few
 	// milliseconds, so that no other entry waits long behind it.
@@ -72,3 +74,6 @@ const (
 	// checkEvery is the number of rows between looks at the context.
 	checkEvery = 64
 )
+
+// damagePause slows a compaction that comes upon damage: Pebble tries it again at once, until the database is closed.
+const damagePause = 100 * time.Millisecond

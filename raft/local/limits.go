@@ -1,5 +1,7 @@
 package local
 
+import "time"
+
 const (
 	// KeyBytesMax bounds a key of Put: names of settings, not data.
 	KeyBytesMax = 256
@@ -12,3 +14,6 @@ const (
 	holderPage    = 1024 // entries of the holder index read at a time
 	lockStripes   = 64   // writers of different shards seldom wait for each other
 )
+
+// damagePause slows a compaction that comes upon damage: Pebble tries it again at once, until the database is closed.
+const damagePause = 100 * time.Millisecond

@@ -44,6 +44,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -135,6 +136,7 @@ func Open(cfg Config) (*DB, error) {
 				if cfg.Damaged != nil {
 					cfg.Damaged(fmt.Errorf("%w: %w", ErrDamaged, info.Details))
 				}
+				time.Sleep(damagePause)
 			},
 			DiskSlow: func(info pebble.DiskSlowInfo) {
 				d.log.Warn("disk was slow", "op", info.OpType.String(), "ms", info.Duration.Milliseconds())

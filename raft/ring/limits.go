@@ -60,6 +60,9 @@ const (
 	// heartbeats arrive (a one-way cut) must not hold a proposal for ever.
 	attemptTime = 5 * time.Second
 
+	// damagePause slows a compaction that comes upon damage: Pebble tries it again at once, until the log is closed.
+	damagePause = 100 * time.Millisecond
+
 	// probeTime bounds asking a node how far it has come.
 	probeTime = 2 * time.Second
 )

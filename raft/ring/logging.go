@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"runtime"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/hashicorp/go-hclog"
@@ -35,6 +36,7 @@ func (p pebbleLogger) listener() *pebble.EventListener {
 		BackgroundError: func(err error) { p.log.Warn("raft log database failed in the background", "err", err) },
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			p.fail(fmt.Errorf("%w: raft log database: %w", ErrDamaged, info.Details))
+			time.Sleep(damagePause)
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
 			p.log.Warn("raft disk was slow", "op", info.OpType.String(), "ms", info.Duration.Milliseconds())

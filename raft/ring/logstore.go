@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -66,13 +68,23 @@ func openLogStore(cfg Config, fail func(error)) (*logStore, error) {
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
 	db, err := pebble.Open(cfg.FS.PathJoin(cfg.Dir, "log"), opts)
 	if err != nil {
-		return nil, fmt.Errorf("open raft log: %w", damagedIf(err))
+		return nil, fmt.Errorf("open raft log: %w", damagedUnlessSystem(err))
 	}
 	s := &logStore{db: db, seal: cfg.MAC, stall: cfg.DiskStall, fail: fail}
 	if err := s.load(cfg); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+// damagedUnlessSystem adds ErrDamaged unless the operating system refused something: a disk that cannot be read, too many files.
+// Pebble and the encrypting file system have no one word for files that do not make sense.
+func damagedUnlessSystem(err error) error {
+	var refused syscall.Errno
+	if errors.As(err, &refused) && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, err)
 }
 
 // damagedIf adds ErrDamaged to Pebble's own word for it.

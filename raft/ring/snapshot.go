@@ -58,7 +58,7 @@ func openSnapStore(fsys vfs.FS, dir string, s seal, log *slog.Logger) (*snapStor
 			return nil, err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read newest snapshot's name: %w", err)
+		return nil, fmt.Errorf("read newest snapshot's name: %w", damagedUnlessSystem(err))
 	}
 	return st, st.clean()
 }

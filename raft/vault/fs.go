@@ -17,6 +17,7 @@ import (
 type cryptFS struct {
 	base    vfs.FS
 	vault   *Vault
+	damaged func(name string, err error)
 	scratch sync.Pool // of *[scratchBytes]byte
 }
 
@@ -62,7 +63,7 @@ func (c *cryptFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 	}
 	file, err := c.resume(f)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open encrypted file %s: %w", name, err), f.Close())
+		return nil, errors.Join(c.refuse(name, err), f.Close())
 	}
 	return file, nil
 }
@@ -78,7 +79,7 @@ func (c *cryptFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opt
 	}
 	file, err := c.resume(f)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open encrypted file %s: %w", name, err), f.Close())
+		return nil, errors.Join(c.refuse(name, err), f.Close())
 	}
 	if file.block != nil {
 		return file, nil
@@ -87,6 +88,15 @@ func (c *cryptFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opt
 		return nil, err
 	}
 	return c.createReadWrite(name, category, opts)
+}
+
+// refuse wraps why a file cannot be opened.
+func (c *cryptFS) refuse(name string, err error) error {
+	err = fmt.Errorf("open encrypted file %s: %w", name, err)
+	if c.damaged != nil && errors.Is(err, ErrTampered) {
+		c.damaged(name, err)
+	}
+	return err
 }
 
 func (c *cryptFS) createReadWrite(name string, category vfs.DiskWriteCategory, opts []vfs.OpenOption) (vfs.File, error) {

@@ -62,6 +62,8 @@ type Config struct {
 	Ring place.RingID // the ring whose keys these are
 	Root RootKey      // seals the keys file
 	Rand io.Reader    // cryptographic; need not be safe for concurrent use
+	// Damaged, when set, is told of every encrypted file whose header is damaged. It must not block.
+	Damaged func(name string, err error)
 }
 
 func (cfg *Config) validate() error {
@@ -162,7 +164,7 @@ func Open(cfg Config) (*Vault, error) {
 
 func newVault(cfg Config, keys keyring) *Vault {
 	v := &Vault{ring: cfg.Ring, keys: keys, random: randomness{source: cfg.Rand}}
-	v.fs = &cryptFS{base: cfg.FS, vault: v}
+	v.fs = &cryptFS{base: cfg.FS, vault: v, damaged: cfg.Damaged}
 	v.fs.scratch.New = func() any { return new([scratchBytes]byte) }
 	return v
 }
