@@ -31,6 +31,6 @@ var table = []row{
 	{plant.StaleMark, "raft/ring", "^TestDamagedWAL$|^TestMarkTorn$"},
 	{plant.MarkNotLowered, "raft/ring", "^TestCrash$"},
 	{plant.RecordHashSkipped, "raft/ring", "^TestBits$"},
-	{plant.SnapshotNotVerified, "raft/ring", "^TestDamagedSnapshot$"},
+	{plant.SnapshotNotVerified, "raft/ring", "^TestF41DamagedSnapshot$"},
 	{plant.PeerNotChecked, "node/link", "^TestIdentityRefusals$"},
 }

@@ -590,7 +590,7 @@ func TestCheckpointAndRestore(t *testing.T) {
 	}
 }
 
-func TestUnknownCommandStops(t *testing.T) {
+func TestF42UnknownCommandStops(t *testing.T) {
 	c := openTest(t)
 	good, _ := Encode(Batch{Time: at(0), Commands: []Command{items(t, ct(1, 1, 1))}})
 	newer := append([]byte(nil), good[:len(good)-4]...)

@@ -56,8 +56,8 @@ func TestMembers(t *testing.T) {
 	})
 }
 
-// TestRemovedComesBack: a removed node that starts again on its old disk disturbs nobody.
-func TestRemovedComesBack(t *testing.T) {
+// TestF33RemovedComesBack: a removed node that starts again on its old disk disturbs nobody.
+func TestF33RemovedComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peers := form(t, 4, nil)
 		leader := leaderOf(t, peers...)
@@ -154,8 +154,8 @@ func TestLeaderLossDuringChange(t *testing.T) {
 	}
 }
 
-// TestUnknownEntry: a follower that is sent an entry of a kind it does not know stops and does not store it.
-func TestUnknownEntry(t *testing.T) {
+// TestF42UnknownEntry: a follower that is sent an entry of a kind it does not know stops and does not store it.
+func TestF42UnknownEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := form(t, 1, nil)[0]
 		propose(t, p, "x")

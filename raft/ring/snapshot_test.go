@@ -111,8 +111,8 @@ func TestClosedBeforeRestored(t *testing.T) {
 	})
 }
 
-// TestInterruptedInstall: a transfer cut off half way leaves the node as it was, and the next one succeeds.
-func TestInterruptedInstall(t *testing.T) {
+// TestF41InterruptedInstall: a transfer cut off half way leaves the node as it was, and the next one succeeds.
+func TestF41InterruptedInstall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peers := form(t, 2, short)
 		lead, p := peers[0], newPeer(peers[0].mesh, 3, short)
@@ -139,8 +139,8 @@ func TestInterruptedInstall(t *testing.T) {
 	})
 }
 
-// TestDamagedSnapshot: at the start description and names are checked; contents are when they are read, and then the node stops.
-func TestDamagedSnapshot(t *testing.T) {
+// TestF41DamagedSnapshot: at the start description and names are checked; contents are when they are read, and then the node stops.
+func TestF41DamagedSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		peers := form(t, 1, short)
 		p := peers[0]
@@ -259,8 +259,8 @@ func TestNeverOlder(t *testing.T) {
 	}
 }
 
-// TestDamagedEntry: an entry that cannot be read any more stops the node in good order instead of the process.
-func TestDamagedEntry(t *testing.T) {
+// TestF41DamagedEntry: an entry that cannot be read any more stops the node in good order instead of the process.
+func TestF41DamagedEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := form(t, 1, nil)[0]
 		var index uint64
