@@ -35,10 +35,11 @@ const (
 	gossipRejoin      = 3 * time.Second // between two attempts to reach a member that is not alive
 	gossipAnnounce    = 5 * time.Second // between two announcements of changed facts
 	gossipLeave       = time.Second
-	gossipPort        = 7400 // memberlist wants one; the link does the addressing
-	gossipPackets     = 256  // received datagrams waiting; more are dropped, as a network would
-	gossipEventsMax   = 4096 // events waiting for a slow receiver; the oldest are dropped
-	gossipMembersMax  = 1024 // far above any ring; a bound on what a broken peer can make us hold
+	gossipPort        = 7400                   // memberlist wants one; the link does the addressing
+	gossipPackets     = 256                    // received datagrams waiting; more are dropped, as a network would
+	gossipEventsMax   = 4096                   // events waiting for a slow receiver; the oldest are dropped
+	gossipMembersMax  = 1024                   // far above any ring; a bound on what a broken peer can make us hold
+	gossipStreamBytes = gossipMembersMax << 10 // of one exchange: memberlist's 512 of metadata a node, its name, address and state
 	gossipInfoVersion = 1
 	gossipTextMax     = 80 // bytes of a name or an address in the metadata
 )

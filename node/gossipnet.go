@@ -33,6 +33,9 @@ func newGossipNet(l *link.Link) *gossipNet {
 	t := &gossipNet{link: l, packets: make(chan *memberlist.Packet, gossipPackets), streams: make(chan net.Conn), done: make(chan struct{})}
 	t.close = sync.OnceFunc(func() { close(t.done) })
 	l.HandleDatagram(func(from link.Peer, b []byte) {
+		if !gossipPacketFits(b) {
+			return
+		}
 		select {
 		case t.packets <- &memberlist.Packet{Buf: b, From: link.NodeAddr(from.Node), Timestamp: time.Now()}:
 		default:
@@ -40,7 +43,7 @@ func newGossipNet(l *link.Link) *gossipNet {
 	})
 	l.Handle(link.KindGossip, func(ctx context.Context, s link.Stream) {
 		select {
-		case t.streams <- link.NetConn(s, l.Self().Node): // memberlist closes it
+		case t.streams <- &gossipStream{Conn: link.NetConn(s, l.Self().Node)}: // memberlist closes it
 		case <-t.done:
 			link.Abort(s)
 		case <-ctx.Done():
@@ -87,7 +90,7 @@ func (t *gossipNet) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return link.NetConn(s, t.link.Self().Node), nil
+	return &gossipStream{Conn: link.NetConn(s, t.link.Self().Node)}, nil
 }
 
 func (t *gossipNet) WriteTo(b []byte, addr string) (time.Time, error) {
