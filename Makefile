@@ -59,6 +59,11 @@ load: ## the long form of the load tests: floods, slow sockets, huge objects
 sim: ## whole rings under faults on a virtual clock: SEEDS=n from FIRST on, or SEED=x
 	$(GO) test -count=1 -timeout 0 -run 'TestSim$$' -v ./node/nodetest -args -seeds $(or $(SEEDS),20) -first $(or $(FIRST),1) -seed $(or $(SEED),0)
 
+.PHONY: sim-short
+sim-short: ## 100 seeds of sim, and 10 under the race detector (needs gcc)
+	$(GO) test -count=1 -timeout 20m -run 'TestSim$$' ./node/nodetest -args -seeds 100
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -run 'TestSim$$' ./node/nodetest -args -seeds 10 -first 101
+
 .PHONY: sim-long
 sim-long: ## the scenarios of the simulation at full length: a day's cut, 1,000 rings whose members change
 	$(GO) test -count=1 -timeout 0 -run 'TestF' ./node/nodetest -args -long
@@ -68,7 +73,7 @@ test-short: ## the quick part of the unit tests
 	$(GO) test -short -timeout 5m $$($(GO) list ./... | grep -v '/cmd/osteon$$')
 
 .PHONY: test
-test: deps check unit race fuzz-short e2e ## everything that CI runs
+test: deps check unit race sim-short fuzz-short e2e ## everything that CI runs
 
 .PHONY: fuzz-short
 fuzz-short: ## fuzz every target of the list in .ci/fuzz for 10 s; fails when one is missing

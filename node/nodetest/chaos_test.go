@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"osteon/node"
 )
 
 // chaos does to a ring what happens to rings, and undoes it.
@@ -19,6 +22,8 @@ type chaos struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	planted map[string]string // nodes that may end by themselves, and why
+	joined  int               // nodes that joined
+	lost    bool              // a disk was lost
 	cut     bool              // the network is not as it should be
 	wait    sync.WaitGroup
 	errs    []error
@@ -47,6 +52,8 @@ var chaosFaults = map[string]func(*chaos, context.Context){
 	"disk-full":    (*chaos).diskFull,
 	"fsync":        (*chaos).fsync,
 	"clock":        (*chaos).clock,
+	"join":         (*chaos).join,
+	"disk-loss":    (*chaos).diskLoss,
 }
 
 // run starts a fault now and then until ctx ends.
@@ -100,8 +107,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// any draws a node that was not lost.
 func (c *chaos) any() *Node {
-	nodes := c.ring.Nodes()
+	nodes := slices.DeleteFunc(c.ring.Nodes(), (*Node).isGone)
 	return nodes[c.draw(len(nodes))]
 }
 
@@ -121,6 +129,9 @@ func (c *chaos) plantedAt(n *Node) string {
 
 // start starts a node that is down. It has to come up, and it may not have ended by itself without a reason.
 func (c *chaos) start(n *Node) {
+	if n.isGone() {
+		return
+	}
 	if err := n.Fenced(); err != nil && c.plantedAt(n) == "" {
 		c.fault("%s ended by itself: %v", n.Name, err)
 	}
@@ -375,4 +386,67 @@ func (c *chaos) clock(ctx context.Context) {
 		}
 	}
 	n.Clock.Set(0)
+}
+
+const joinsMax = 2
+
+// join adds a node to one of the sites, through two nodes at once with one token: it has one winner.
+func (c *chaos) join(ctx context.Context) {
+	site := c.any().Site
+	c.mu.Lock()
+	c.joined++
+	number := c.joined
+	c.mu.Unlock()
+	if number > joinsMax {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	token, err := c.ring.token(ctx, site)
+	if err != nil {
+		return
+	}
+	var rivals [2]*Node
+	var won [2]bool
+	var both sync.WaitGroup
+	for i := range rivals {
+		name := fmt.Sprintf("%s%d%c", site, 7+number, 'x'+i)
+		rivals[i] = c.ring.add(name, site)
+		rivals[i].gone = true
+		both.Go(func() {
+			_, err := node.Join(ctx, rivals[i].Config(), rivals[i].Env(), node.JoinRequest{Token: token, NodeName: name})
+			c.ring.Logf("join of %s: %v", name, err)
+			won[i] = err == nil
+		})
+	}
+	both.Wait()
+	if won[0] && won[1] {
+		c.fault("two nodes joined with one token")
+	}
+	for i, n := range rivals {
+		if won[i] {
+			n.mu.Lock()
+			n.gone = false
+			n.mu.Unlock()
+			c.start(n)
+			c.ring.Sometimes("joined under faults")
+		}
+	}
+}
+
+// diskLoss takes one node's disk away for good, once: its instances and shards are elsewhere too.
+func (c *chaos) diskLoss(context.Context) {
+	n := c.any()
+	c.mu.Lock()
+	again := c.lost
+	c.lost = true
+	c.mu.Unlock()
+	if again || n.isGone() {
+		return
+	}
+	n.mu.Lock()
+	n.gone = true
+	n.mu.Unlock()
+	n.Wipe()
+	c.ring.Sometimes("disk lost")
 }

@@ -48,7 +48,7 @@ func (w *Workload) unsettled(sealed bool) error {
 	for _, at := range w.ring.Nodes() {
 		n := at.Node()
 		if n == nil {
-			if at.gone {
+			if at.isGone() {
 				continue
 			}
 			return fmt.Errorf("%s is down: %v", at.Name, at.Fenced())
@@ -69,15 +69,50 @@ func (w *Workload) unsettled(sealed bool) error {
 		if !sealed {
 			continue
 		}
-		due, err := n.Archive().Unsealed(context.Background())
-		if err != nil || len(due) > 0 {
-			return fmt.Errorf("%s lists %d studies with unsealed versions, %v", at.Name, len(due), err)
+		if err := w.unsealed(n); err != nil {
+			return fmt.Errorf("%s lists %w", at.Name, err)
 		}
 		if err := w.encodesUnderWay(n); err != nil {
 			return fmt.Errorf("%s: %w", at.Name, err)
 		}
 	}
 	return nil
+}
+
+// unsealed says which version is not sealed although a node that has it runs.
+func (w *Workload) unsealed(n *node.Node) error {
+	ctx := context.Background()
+	due, err := n.Archive().Unsealed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range due {
+		for l, err := range n.Archive().Versions(ctx, d.Study) {
+			if err != nil {
+				return err
+			}
+			if l.State == catalog.VersionJournalled && w.heldByRunning(l) {
+				return fmt.Errorf("%d unsealed versions of %s", d.Unsealed, d.Study)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Workload) heldByRunning(l catalog.Located) bool {
+	return slices.ContainsFunc(w.running(), func(at *Node) bool { return slices.Contains(l.Holders, at.Node().ID()) })
+}
+
+// lost reports whether a version was never acknowledged and the only disk that had it is gone.
+func (w *Workload) lost(v catalog.VersionID) bool {
+	w.mu.Lock()
+	acked := w.acked[v]
+	w.mu.Unlock()
+	if acked || len(w.running()) == len(w.ring.Nodes()) {
+		return false
+	}
+	l, err := w.running()[0].Node().Catalog().Find(context.Background(), v)
+	return err == nil && l.State == catalog.VersionJournalled && !w.heldByRunning(l)
 }
 
 // encodesUnderWay says which encode is neither sealed nor aborted and collected by everybody who runs.
@@ -118,6 +153,34 @@ func (w *Workload) Check(sealed bool) []error {
 	w.checkShards(ctx, !sealed)
 	if sealed {
 		w.checkJournals(ctx)
+	}
+	return w.Faults()
+}
+
+// liveMax bounds the virtual time in which a quiet ring makes a new instance known everywhere.
+const liveMax = 30 * time.Second
+
+// CheckLive stores an instance at every node of a quiet ring and wants every catalog to know it soon.
+func (w *Workload) CheckLive() []error {
+	for _, at := range w.running() {
+		o := w.fresh()
+		if !w.put(at, o) {
+			w.fault("store at %s of a quiet ring: refused", at.Name)
+			continue
+		}
+		for deadline := time.Now().Add(liveMax); ; time.Sleep(50 * time.Millisecond) {
+			missing := slices.DeleteFunc(w.running(), func(n *Node) bool {
+				_, err := n.Node().Catalog().Find(context.Background(), o.version)
+				return err == nil
+			})
+			if len(missing) == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				w.fault("an instance stored at %s of a quiet ring is not known at %s after %s", at.Name, missing[0].Name, liveMax)
+				break
+			}
+		}
 	}
 	return w.Faults()
 }
@@ -196,7 +259,8 @@ func (w *Workload) checkReads(ctx context.Context, at *Node) {
 				break
 			}
 			found[in.SOPInstanceUID]++
-			if got := w.read(ctx, n, in, at.Name); got[:4] != "read" {
+			version := catalog.VersionOf(in.SOPInstanceUID, in.TransferSyntaxUID, in.Digest)
+			if got := w.read(ctx, n, in, at.Name); got != "read "+version.String() && !w.lost(version) {
 				w.fault("%s cannot be read at %s: %s", in.SOPInstanceUID, at.Name, got)
 			}
 		}

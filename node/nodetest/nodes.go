@@ -200,6 +200,13 @@ func (n *Node) Current() (*node.Node, int) {
 	return n.process.node, n.generation
 }
 
+// isGone reports whether the node never comes back.
+func (n *Node) isGone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gone
+}
+
 // Fenced returns why the last process ended by itself, nil if it did not.
 func (n *Node) Fenced() error {
 	n.mu.Lock()

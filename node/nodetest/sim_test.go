@@ -81,14 +81,34 @@ func (c *coverage) report(t *testing.T) {
 		t.Logf("%5d of %d seeds: %s (%d times)", len(c.in[state]), c.seeds, state, times)
 	}
 	for state, every := range mustReach {
-		if c.seeds >= 4*every && len(c.in[state]) == 0 {
+		if c.seeds >= 6*every && len(c.in[state]) == 0 {
 			t.Errorf("no seed of %d reached %q, one in %d should", c.seeds, state, every)
 		}
 	}
 }
 
 // mustReach are states that one seed in so many reaches at least.
-var mustReach = map[string]int{}
+var mustReach = map[string]int{
+	"disk lost":                                4,
+	"duplicate stored at two nodes at once":    2,
+	"fsync failed":                             8,
+	"joined under faults":                      10,
+	"journal fenced":                           12,
+	"journal segment removed":                  3,
+	"leader lost with proposals outstanding":   10,
+	"node believed dead":                       2,
+	"offer failed":                             8,
+	"partner switched":                         2,
+	"read degraded":                            15,
+	"seal failed":                              8,
+	"seal in a weaker geometry":                2,
+	"seal without a node":                      3,
+	"sealer went away":                         12,
+	"snapshot installed":                       8,
+	"snapshot taken":                           3,
+	"spooled ack":                              8,
+	"two versions stored at two nodes at once": 3,
+}
 
 func simulate(t *testing.T, seed uint64, cover *coverage) {
 	alarm := time.AfterFunc(seedTimeMax, func() {
@@ -166,6 +186,7 @@ func (s *simulation) run() {
 		return
 	}
 	s.load.Check(true)
+	s.load.CheckLive()
 }
 
 // build founds the ring and adds the other nodes.
