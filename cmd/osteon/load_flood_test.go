@@ -184,7 +184,6 @@ type slowly struct {
 
 	mu            sync.Mutex
 	before, after []net.Conn
-	sent          time.Time
 	at            int
 }
 

@@ -93,7 +93,6 @@ type flood struct {
 	opened atomic.Int64 // sockets connected
 	let    atomic.Int64 // associations accepted
 	told   atomic.Int64 // rejected with a triple
-	open   atomic.Int64 // sockets open now, as far as this side knows
 }
 
 func (f *flood) end() { f.stop(); f.wait.Wait() }

@@ -250,7 +250,6 @@ const (
 // damageWorld is the disks of a ring that was stopped.
 type damageWorld struct {
 	disks map[string]*Disk
-	hosts int
 }
 
 func damageConfig() Config {

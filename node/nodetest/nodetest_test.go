@@ -95,7 +95,7 @@ func TestClockJumps(t *testing.T) {
 		if got := b.Round(0).Sub(a.Round(0)); got != 3*time.Second-10*time.Minute {
 			t.Errorf("the wall clock moved by %v, want -9m57s", got)
 		}
-		if got, want := b.Sub(origin), time.Now().Sub(origin); got != want {
+		if got, want := b.Sub(origin), time.Since(origin); got != want {
 			t.Errorf("%v passed since the real clock's origin, want %v: deadlines of libraries are wrong", got, want)
 		}
 		c.Freeze()
