@@ -91,12 +91,39 @@ func (w *Workload) unsealed(n *node.Node) error {
 			if err != nil {
 				return err
 			}
-			if l.State == catalog.VersionJournalled && w.heldByRunning(l) {
-				return fmt.Errorf("%d unsealed versions of %s", d.Unsealed, d.Study)
+			if l.State == catalog.VersionJournalled && w.heldByRunning(l) && !w.awaits(l) {
+				return fmt.Errorf("%d unsealed versions of %s: %s, spooled %t, is listed at %s", d.Unsealed, d.Study,
+					l.Instance.Version, l.Spooled, w.names(l.Holders))
 			}
 		}
 	}
 	return nil
+}
+
+// awaits reports whether a version stays in the journals of two nodes because a third, whose disk is lost, would make
+// them more than a pack is worth now: the ring cannot know that it never comes back.
+func (w *Workload) awaits(l catalog.Located) bool {
+	running := 0
+	for _, at := range w.running() {
+		if slices.Contains(l.Holders, at.Node().ID()) {
+			running++
+		}
+	}
+	return running >= 2 && len(l.Holders) > running
+}
+
+// names returns the names of the nodes that run, and the IDs of others.
+func (w *Workload) names(ids []place.NodeID) (names []string) {
+	for _, id := range ids {
+		name := id.String()
+		for _, at := range w.running() {
+			if at.Node().ID() == id {
+				name = at.Name
+			}
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func (w *Workload) heldByRunning(l catalog.Located) bool {
