@@ -177,3 +177,17 @@ func FuzzPartReader(f *testing.F) {
 		}
 	})
 }
+
+func TestBudgetPartHeaderBytes(t *testing.T) {
+	for n, want := range map[int]error{partHeaderBytesMax: nil, partHeaderBytesMax + 1: errPartHeader} {
+		// The block is the header line and the empty line that ends it.
+		block := "A: " + strings.Repeat("x", n-len("A: \r\n\r\n")) + "\r\n\r\n"
+		r, err := newPartReader(strings.NewReader("--b\r\n"+block+"one\r\n--b--"), "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.next(); !errors.Is(err, want) {
+			t.Errorf("a header of %d bytes: got %v, want %v", len(block), err, want)
+		}
+	}
+}
