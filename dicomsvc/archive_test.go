@@ -30,12 +30,21 @@ type soloRing struct {
 	index uint64
 	down  bool
 	cut   bool // goes down once an encode has begun
+	tried int  // proposals while it was down
+}
+
+// refusals counts what was proposed while the ring was down.
+func (s *soloRing) refusals() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tried
 }
 
 func (s *soloRing) Propose(_ context.Context, data []byte) (uint64, []byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.down {
+		s.tried++
 		return 0, nil, errors.New("no quorum")
 	}
 	s.index = s.cat.Applied() + 1
