@@ -51,7 +51,7 @@ func TestAllNodesKilledAtOnce(t *testing.T) {
 
 // Every node keeps its directory on a file system of its own, which is shut down as by a power cut: what
 // was not flushed is gone. All of them at once, then one, then two.
-func TestPowerCut(t *testing.T) {
+func TestF16PowerCut(t *testing.T) {
 	needLoopMounts(t)
 	dir := t.TempDir()
 	volumes := map[string]*volume{}
