@@ -28,6 +28,7 @@ import (
 	"osteon/erasure"
 	"osteon/erasure/journal"
 	"osteon/erasure/place"
+	"osteon/raft/ring"
 )
 
 func (e Env) filled() Env {
@@ -169,6 +170,8 @@ const (
 	drainTimeout    = 20 * time.Second
 	handOverTimeout = 5 * time.Second
 	closeTimeout    = 10 * time.Second
+	// deadDiskPatience is how long a node waits for its own orderly end after its disk stopped to answer.
+	deadDiskPatience = 5 * time.Second
 )
 
 // Serve runs the node until ctx ends, then drains: leadership is handed over, new associations and
@@ -193,16 +196,32 @@ func (n *Node) Serve(ctx context.Context) error {
 	n.env.Log.Info("node serving", "node", n.id.Node, "name", n.id.Name, "site", n.id.Site,
 		"dimse", n.servers.dimseAddress(), "http", n.servers.httpAddress(), "link", n.link.Addr().String())
 	err := n.ended(ctx, failed, standing)
-	n.env.Log.Info("node draining", "err", err)
+	windDown := func() error { return n.windDown(ctx, stopFront, cancel) }
+	if !errors.Is(err, ring.ErrDisk) {
+		return errors.Join(err, windDown())
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- windDown() }() // ends when the disk answers again; else the process ends over it
+	select {
+	case cerr := <-closed:
+		return errors.Join(err, cerr)
+	case <-time.After(deadDiskPatience):
+		return fmt.Errorf("%w; nothing was closed in order, because the disk does not answer", err)
+	}
+}
+
+// windDown ends what Serve began: the front doors first, then the background work, then what is open.
+func (n *Node) windDown(ctx context.Context, stopFront, stopWork func()) error {
+	n.env.Log.Info("node draining")
 	stopFront() // closes the DIMSE listener; what is open goes on
 	n.handOver(ctx)
 	n.servers.shutdown(drainTimeout)
 	n.archive.Drain()
 	n.handOver(ctx) // it may have been elected again
 	n.stopGossip()
-	cancel()
+	stopWork()
 	n.wait.Wait()
-	err = errors.Join(err, n.archive.Close())
+	err := n.archive.Close()
 	// The time to close begins now: what came before had limits of its own.
 	closing, cancelClosing := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancelClosing()

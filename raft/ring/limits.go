@@ -72,7 +72,7 @@ const (
 	heartbeatStandard       = 500 * time.Millisecond
 	commitWaitStandard      = 20 * time.Millisecond
 	rpcTimeoutStandard      = 5 * time.Second
-	diskStallStandard       = 10 * time.Second
+	diskStallStandard       = 5 * time.Second
 	appendEntriesStandard   = 256
 	snapshotEntriesStandard = 200_000
 	snapshotBytesStandard   = 1 << 30

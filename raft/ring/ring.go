@@ -117,7 +117,7 @@ type Config struct {
 	CommitWait time.Duration
 	// RPCTimeout bounds one exchange between servers; 0 means 5 s. A full batch of entries must pass the line in it.
 	RPCTimeout time.Duration
-	// DiskStall is how long one write of the log may take before the node stops; 0 means 10 s.
+	// DiskStall is how long one write of the log may take before the node stops; 0 means 5 s.
 	DiskStall time.Duration
 	// AppendEntries is how many entries are written, sent and applied at once, 1 to 1024; 0 means 256.
 	AppendEntries int
