@@ -78,7 +78,7 @@ func (n *Node) listen(life int, address string) (net.PacketConn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ends != life {
-		return nil, fmt.Errorf("%s was ended", n.Name)
+		return nil, fmt.Errorf("%s: %w", n.Name, errEnded)
 	}
 	return n.ring.Net.listen(n.host, address)
 }

@@ -125,7 +125,10 @@ func (r *Ring) token(ctx context.Context, site place.SiteID) (token node.Token, 
 	err = fmt.Errorf("no node serves")
 	for _, n := range r.Nodes() {
 		if serving := n.Node(); serving != nil {
-			if token, err = serving.CreateToken(ctx, site, time.Hour); err == nil {
+			asked, cancel := context.WithTimeout(ctx, 10*time.Second) // it may be killed meanwhile
+			token, err = serving.CreateToken(asked, site, time.Hour)
+			cancel()
+			if err == nil {
 				return token, nil
 			}
 		}
