@@ -89,7 +89,7 @@ func (c *coverage) report(t *testing.T) {
 
 // mustReach are states that one seed in so many reaches at least.
 var mustReach = map[string]int{
-	"disk lost":                                4,
+	"disk lost":                                12,
 	"duplicate stored at two nodes at once":    2,
 	"fsync failed":                             8,
 	"joined under faults":                      10,
