@@ -40,7 +40,7 @@ unit: ## tests of every package but the ones that start rings of processes
 
 .PHONY: race
 race: ## the concurrent packages under the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE)
+	CGO_ENABLED=1 $(GO) test -race -short -p 1 -timeout 15m $(RACE) # one after the other: some wait in real time
 
 .PHONY: e2e
 e2e: ## tests of the built program: rings of processes, DCMTK, kills, power cuts

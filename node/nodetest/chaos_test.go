@@ -391,8 +391,8 @@ func (c *chaos) clock(ctx context.Context) {
 
 const (
 	joinsMax = 2
-	// vouchedMin nodes have a majority of others left when one is lost.
-	vouchedMin = 5
+	// votersMin voters have a majority left when one is lost.
+	votersMin = 3
 )
 
 // join adds a node to one of the sites, through two nodes at once with one token: it has one winner.
@@ -446,9 +446,8 @@ func (c *chaos) diskLoss(context.Context) {
 	again := c.lost
 	c.lost = true
 	c.mu.Unlock()
-	// In smaller rings those that are left may wait for ever to be vouched for once they were all started again:
-	// seed 2107 shows it when this condition is taken away.
-	if again || n.isGone() || len(c.ring.Nodes()) < vouchedMin {
+	// A ring that has not given its second and third node a vote yet ends with the only voter's disk.
+	if again || n.isGone() || len(votersOf(c.ring)) < votersMin {
 		return
 	}
 	n.mu.Lock()
