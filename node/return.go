@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -171,6 +172,9 @@ func (c *core) answerPeer(ctx context.Context, from link.Peer, request []byte) (
 	case c.standing.ring.Load() == nil:
 		return nil, refuse(joinUnavailable, "this node is still starting")
 	}
+	if err := c.checkReturn(from, req); err != nil {
+		return nil, refuse(joinRefused, "%v", err)
+	}
 	for _, n := range c.topo.nodes() {
 		if n.ID != from.Node || n.State == catalog.NodeRemoved {
 			continue
@@ -188,17 +192,28 @@ func (c *core) answerPeer(ctx context.Context, from link.Peer, request []byte) (
 	return nil, refuse(joinRefused, "this node is not a member of the ring")
 }
 
-// returnLoop tells the ring about this incarnation until the catalog here lists it. A node that is listed
-// with another address or certificate (it moved, or renewed) says so in the same way.
+// checkReturn wants what a node that returns says of itself to be of use: without an address nobody would find it.
+func (c *core) checkReturn(from link.Peer, req peerRequest) error {
+	if _, _, err := net.SplitHostPort(req.Address); err != nil {
+		return fmt.Errorf("link address %.80q is not host:port", req.Address)
+	}
+	peer, err := c.link.Verify(req.Certificate)
+	if err == nil && peer.Node != from.Node {
+		err = fmt.Errorf("the certificate is node %s's", peer.Node)
+	}
+	return err
+}
+
+// returnLoop tells the ring about this incarnation whenever the catalog here does not list it, or lists it with another
+// address or certificate (it moved, or renewed, or somebody else said so).
 func (n *Node) returnLoop(ctx context.Context) {
 	tick := time.NewTicker(returnEvery)
 	defer tick.Stop()
 	for {
-		if n.listedAsIs() {
-			return
-		}
-		if err := n.announceReturn(ctx); err != nil && ctx.Err() == nil {
-			n.env.Log.Debug("ring has not taken note of this node yet", "err", err)
+		if !n.listedAsIs() {
+			if err := n.announceReturn(ctx); err != nil && ctx.Err() == nil {
+				n.env.Log.Debug("ring has not taken note of this node yet", "err", err)
+			}
 		}
 		select {
 		case <-ctx.Done():

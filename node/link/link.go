@@ -360,6 +360,15 @@ func (l *Link) SetIdentity(id Identity) error {
 	return nil
 }
 
+// Verify returns whom a node's certificate (DER) names. ErrIdentity when it is not one of this ring's that is valid now.
+func (l *Link) Verify(certificate []byte) (Peer, error) {
+	parsed, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return Peer{}, fmt.Errorf("%w: certificate: %v", ErrIdentity, err)
+	}
+	return l.identity.Load().verify([]*x509.Certificate{parsed}, l.cfg.Now())
+}
+
 // CertificateExpiry returns when this node's certificate runs out.
 func (l *Link) CertificateExpiry() time.Time { return l.identity.Load().leaf().NotAfter }
 
