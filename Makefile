@@ -60,9 +60,9 @@ sim: ## whole rings under faults on a virtual clock: SEEDS=n from FIRST on, or S
 	$(GO) test -count=1 -timeout 0 -run 'TestSim$$' -v ./node/nodetest -args -seeds $(or $(SEEDS),20) -first $(or $(FIRST),1) -seed $(or $(SEED),0)
 
 .PHONY: sim-short
-sim-short: ## 100 seeds of sim, and 10 under the race detector (needs gcc)
+sim-short: ## 100 seeds of sim, and 5 under the race detector (needs gcc)
 	$(GO) test -count=1 -timeout 20m -run 'TestSim$$' ./node/nodetest -args -seeds 100
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -run 'TestSim$$' ./node/nodetest -args -seeds 10 -first 101
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -run 'TestSim$$' ./node/nodetest -args -seeds 5 -first 101
 
 .PHONY: sim-long
 sim-long: ## the scenarios of the simulation at full length: a day's cut, 1,000 rings whose members change
