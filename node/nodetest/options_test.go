@@ -66,7 +66,7 @@ func drawOptions(seed uint64) options {
 			}
 		}
 	}) {
-		if rng.IntN(2) == 0 {
+		if rng.IntN(2) == 0 && f != *withoutFlag {
 			o.faults = append(o.faults, f)
 		}
 	}

@@ -24,8 +24,10 @@ import (
 var (
 	seedsFlag = flag.Int("seeds", 0, "how many seeds TestSim runs")
 	seedFlag  = flag.Uint64("seed", 0, "the one seed that TestSim runs; 0: from -first on")
-	firstFlag = flag.Uint64("first", 1, "the first of several seeds")
-	logFlag   = flag.String("simlog", "../../build/sim", "where the history and the log of a failed seed are written")
+	// Seeds with failing fsyncs still find what is to be mended: 49 now and then leaves a shard that nobody lists.
+	withoutFlag = flag.String("without", "", "a fault that is left out")
+	firstFlag   = flag.Uint64("first", 1, "the first of several seeds")
+	logFlag     = flag.String("simlog", "../../build/sim", "where the history and the log of a failed seed are written")
 )
 
 // seedTimeMax is how long one seed may take of real time: a bubble whose clock stands still never ends by itself.
