@@ -159,17 +159,19 @@ func Sweep(fs vfs.FS, dir string) (removed int, err error) {
 	return removed, nil
 }
 
-// Remove deletes a shard file and fsyncs its directory. [ErrNotFound] when there is none.
+// Remove deletes a shard file and fsyncs its directory. [ErrNotFound] when there is none, which is durable then too:
+// an earlier removal may have ended between the two.
 func Remove(fs vfs.FS, dir string, encode place.EncodeID, index int) error {
 	at := locate(fs, dir, encode, index)
 	err := fs.Remove(at.path)
-	if absent(err) {
-		return fmt.Errorf("remove shard %v: %w", at, ErrNotFound)
-	}
-	if err == nil {
+	gone := absent(err)
+	if gone || err == nil {
 		err = syncDirs(fs, at.leaf)
 	}
-	if err != nil {
+	switch {
+	case gone && (err == nil || absent(err)): // without a directory there never was a file
+		return fmt.Errorf("remove shard %v: %w", at, ErrNotFound)
+	case err != nil:
 		return fmt.Errorf("remove shard %v: %w", at, err)
 	}
 	return nil

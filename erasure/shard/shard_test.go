@@ -13,9 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"osteon/erasure/place"
 )
@@ -542,5 +544,50 @@ func BenchmarkVerify(b *testing.B) {
 		if _, err := r.Verify(b.Context()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A removal whose directory could not be synced has happened for this process only. Whoever removes again is told that
+// nothing is there when that is durable, and not before.
+func TestRemoveAgainIsDurable(t *testing.T) {
+	h := header()
+	mem := vfs.NewCrashableMem()
+	if err := mem.MkdirAll("d", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syncDirs(mem, "/"); err != nil {
+		t.Fatal(err)
+	}
+	w, err := Create(mem, "d", h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range body(h, 5000) {
+		if err := w.WriteCell(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Commit(5000); err != nil {
+		t.Fatal(err)
+	}
+	broken := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSync {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	for range 2 {
+		if err := Remove(broken, "d", h.Encode, h.Index); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("remove while directories cannot be synced: %v, want EIO", err)
+		}
+	}
+	if err := Remove(mem, "d", h.Encode, h.Index); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("remove again: %v, want ErrNotFound", err)
+	}
+	if _, err := Open(mem.CrashClone(vfs.CrashCloneCfg{}), "d", h.Pack, h.Encode, h.Index); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after a power cut: %v, want ErrNotFound", err)
+	}
+	if err := Remove(mem, "d", place.EncodeID{9}, 0); !errors.Is(err, ErrNotFound) {
+		t.Errorf("remove in a directory that never was: %v, want ErrNotFound", err)
 	}
 }
