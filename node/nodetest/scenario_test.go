@@ -266,7 +266,7 @@ func TestF29LongCut(t *testing.T) {
 // Membership changes while leaders are lost: there is never more than one leader a term, and in the end one
 // configuration everywhere.
 func TestF32LeaderLostWhileMembersChange(t *testing.T) {
-	seeds := uint64(25)
+	seeds := uint64(12)
 	if *longFlag {
 		seeds = 1000
 	}
