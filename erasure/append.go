@@ -110,6 +110,7 @@ type replication struct {
 
 	order   []place.Node               // whom to ask, best first
 	waiting []place.Node               // of these, who was not asked yet
+	again   []place.Node               // of these, whose connection failed and who may be asked once more
 	running map[place.NodeID]time.Time // since when
 	results chan partnerResult
 }
@@ -122,7 +123,8 @@ type partnerResult struct {
 // settle waits for the first partner, asks the next whenever one fails or is slow, and decides by the
 // acknowledgement rule when nobody is left or the wait is over. Half of the wait is all that other sites have for
 // themselves: then a node of this site is asked too, so that a silent cut through many of them ends with a copy here
-// and not with a refusal.
+// and not with a refusal. Before a refusal, whoever gossip still holds for alive is asked again: a connection to a node
+// that was started again, or that a dying leader took along, breaks once.
 func (r *replication) settle(ctx context.Context, order []place.Node, first *partner) (Acked, error) {
 	cfg := r.store.cfg.Ack
 	self := r.store.cfg.Self
@@ -148,10 +150,17 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 	defer halftime.Stop()
 	slow := time.NewTimer(cfg.SecondAfter)
 	defer slow.Stop()
+	pause := time.NewTimer(cfg.Wait)
+	pause.Stop()
+	defer pause.Stop()
 	sameSite, late := false, false
 	for {
 		if len(r.running) == 0 && !r.startNext() {
-			return r.decide(acked, sameSite)
+			result, err := r.decide(acked, sameSite)
+			if err == nil || !r.mayAskAgain() {
+				return result, err
+			}
+			pause.Reset(cfg.SecondAfter / 5)
 		}
 		select {
 		case res := <-r.results:
@@ -159,6 +168,9 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			if res.err != nil {
 				r.store.suspect(res.node.ID)
 				r.store.cfg.Log.Warn("copy at partner failed", "node", res.node.ID, "err", res.err)
+				if !errors.Is(res.err, errRefused) {
+					r.again = append(r.again, res.node)
+				}
 				if late && !sameSite {
 					r.startHere()
 				}
@@ -176,6 +188,8 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			r.blameLate()
 			r.startNext()
 			slow.Reset(cfg.SecondAfter)
+		case <-pause.C:
+			r.waiting, r.again = slices.Concat(r.waiting, r.again), nil
 		case <-halftime.C:
 			if late = cfg.Degraded == AckLocal; late && !sameSite {
 				r.startHere()
@@ -196,6 +210,15 @@ func (r *replication) startNext() bool {
 	r.start(r.waiting[0])
 	r.waiting = r.waiting[1:]
 	return true
+}
+
+// mayAskAgain reports whether a node whose connection failed is still believed to be alive; the others are forgotten.
+func (r *replication) mayAskAgain() bool {
+	topology := r.store.cfg.Topology()
+	r.again = slices.DeleteFunc(r.again, func(n place.Node) bool {
+		return !slices.ContainsFunc(topology, func(now place.Node) bool { return now.ID == n.ID && now.Live })
+	})
+	return len(r.again) > 0
 }
 
 // startHere asks a node of this site unless one is being asked already.

@@ -37,6 +37,7 @@ const (
 var (
 	errAbandoned = errors.New("partner was given up")
 	errUnsent    = errors.New("send to holder")
+	errRefused   = errors.New("holder refused") // it answered: asking again is of no use
 )
 
 // partner sends one object to one holder from a goroutine of its own, so that a slow holder never
@@ -244,7 +245,7 @@ func readAnswer(r io.Reader) (answered bool, err error) {
 		return false, fmt.Errorf("read holder's answer: %w", err)
 	}
 	if head[0] != 0 {
-		return true, fmt.Errorf("holder refused (status %d): %s", head[0], text)
+		return true, fmt.Errorf("%w (status %d): %s", errRefused, head[0], text)
 	}
 	return true, nil
 }
