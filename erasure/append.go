@@ -186,10 +186,13 @@ func (r *replication) settle(ctx context.Context, order []place.Node, first *par
 			}
 		case <-slow.C:
 			r.blameLate()
-			r.startNext()
+			if !r.startNext() && r.mayAskAgain() {
+				r.askAgain()
+				r.startNext()
+			}
 			slow.Reset(cfg.SecondAfter)
 		case <-pause.C:
-			r.waiting, r.again = slices.Concat(r.waiting, r.again), nil
+			r.askAgain()
 		case <-halftime.C:
 			if late = cfg.Degraded == AckLocal; late && !sameSite {
 				r.startHere()
@@ -219,6 +222,10 @@ func (r *replication) mayAskAgain() bool {
 		return !slices.ContainsFunc(topology, func(now place.Node) bool { return now.ID == n.ID && now.Live })
 	})
 	return len(r.again) > 0
+}
+
+func (r *replication) askAgain() {
+	r.waiting, r.again = slices.Concat(r.waiting, r.again), nil
 }
 
 // startHere asks a node of this site unless one is being asked already.

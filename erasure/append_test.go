@@ -29,17 +29,17 @@ import (
 type fault int
 
 const (
-	healthy     fault = iota
-	refuses           // no stream can be opened
-	silent            // the opening never ends: packets get lost
-	stalls            // takes faultAfter bytes and reads no more
-	dies              // takes faultAfter bytes, then the connection breaks
-	diesDurable       // has fsynced the copy when the connection breaks, before its answer arrives
-	mute              // has fsynced the copy; its answer never arrives
-	full              // answers that its journal cannot take it
-	refusesOnce       // the first stream cannot be opened
-	diesOnce          // as dies, on the first stream
-	diesOnceDurable   // as diesDurable, on the first stream
+	healthy         fault = iota
+	refuses               // no stream can be opened
+	silent                // the opening never ends: packets get lost
+	stalls                // takes faultAfter bytes and reads no more
+	dies                  // takes faultAfter bytes, then the connection breaks
+	diesDurable           // has fsynced the copy when the connection breaks, before its answer arrives
+	mute                  // has fsynced the copy; its answer never arrives
+	full                  // answers that its journal cannot take it
+	refusesOnce           // the first stream cannot be opened
+	diesOnce              // as dies, on the first stream
+	diesOnceDurable       // as diesDurable, on the first stream
 )
 
 const faultAfter = 300_000
@@ -375,6 +375,7 @@ func TestAppend(t *testing.T) {
 		{name: "nobody answers", layout: "aab", ack: testAck, faults: []fault{mute, silent}, size: small, err: ErrNoPartner, over: testAck.Wait * 9 / 10, under: testAck.Wait},
 		{name: "every connection breaks once", layout: "abc", ack: testAck, faults: []fault{diesOnceDurable, refusesOnce}, size: small, sites: "a?", under: testAck.SecondAfter},
 		{name: "every connection breaks once, large", layout: "aabc", ack: refuse, faults: []fault{diesOnce, refusesOnce, diesOnce}, size: large, sites: "a?", under: testAck.SecondAfter},
+		{name: "one breaks once, the other is mute", layout: "abc", ack: testAck, faults: []fault{refusesOnce, mute}, size: small, sites: "a?", under: testAck.Wait / 2},
 		{name: "nobody, single allowed", layout: "aab", ack: single, faults: []fault{refuses, refuses}, size: small, sites: "a", want: Acked{Single: true, Spooled: true}},
 		{name: "nobody alive, single allowed", layout: "aABB", ack: single, size: small, sites: "a", want: Acked{Single: true, Spooled: true}},
 		{name: "single node", layout: "a", ack: testAck, size: small, sites: "a", want: Acked{Single: true}},

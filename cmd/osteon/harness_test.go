@@ -345,6 +345,9 @@ func (r *testRing) eventually(what string, ok func() bool) {
 // awaitApplied waits until every given node has applied what the first has now.
 func (r *testRing) awaitApplied(nodes ...*testNode) {
 	r.t.Helper()
+	for _, n := range nodes { // what is acknowledged may still be on its way into the log
+		r.awaitStatus(n, "has nothing to offer", func(s node.Status) bool { return s.Waiting == 0 })
+	}
 	want := r.awaitStatus(nodes[0], "answers", func(node.Status) bool { return true }).Applied
 	for _, n := range nodes[1:] {
 		r.awaitStatus(n, fmt.Sprintf("applied %d", want), func(s node.Status) bool { return s.Applied >= want })

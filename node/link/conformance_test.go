@@ -161,7 +161,8 @@ func TestCloseRefusesWhatThePeerStillSends(t *testing.T) {
 			if _, err := s.Write([]byte("x")); !errors.Is(err, ErrClosed) {
 				t.Errorf("write after the end: %v, want ErrClosed", err)
 			}
-			if err := <-sent; !errors.Is(err, ErrReset) {
+			// A line goes too, when too much came after the end: its loss may be seen first.
+			if err := <-sent; !errors.Is(err, ErrReset) && !(r.bulk != BulkQUIC && errors.Is(err, ErrLost)) {
 				t.Errorf("the peer's write: %v, want ErrReset", err)
 			}
 			if got, err := roundTrip(ctx, a, b.Self().Node, ClassBulk, KindAdmin, "next"); got != "next" || err != nil {

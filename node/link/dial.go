@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"osteon/erasure/place"
 )
 
@@ -39,6 +41,9 @@ type dial struct {
 	done chan struct{}
 	c    *conn
 	err  error
+
+	cancel  func() // ends what is under way; Link.mu guards it and renewed
+	renewed bool   // the attempt begins anew
 }
 
 func (d *dial) finish(c *conn, err error) {
@@ -46,6 +51,17 @@ func (d *dial) finish(c *conn, err error) {
 		d.c, d.err = c, err
 		close(d.done)
 	})
+}
+
+// renew begins the dials under way anew: they were meant for a process that has ended, and a handshake's packets follow
+// each other ever more slowly. mu is held.
+func (p *peer) renew() {
+	for _, d := range p.dialing {
+		if d != nil && d.cancel != nil {
+			d.renewed = true
+			d.cancel()
+		}
+	}
 }
 
 func (p *peer) all() []*conn {
@@ -212,8 +228,7 @@ func (l *Link) dialMore(p *peer, node place.NodeID, class Class, served bool) (*
 
 // runDial makes one attempt, tells who waits for it, and serves the connection.
 func (l *Link) runDial(d *dial, node place.NodeID, class Class) {
-	l.counters.dials.Add(1)
-	c, err := l.dialPeer(node, class)
+	c, err := l.attempt(d, node, class)
 	l.mu.Lock()
 	p := l.peer(node)
 	p.dialing[class] = nil
@@ -233,8 +248,37 @@ func (l *Link) runDial(d *dial, node place.NodeID, class Class) {
 	l.serve(c)
 }
 
+// attempt dials, again whenever the peer turns out to be a new process meanwhile.
+func (l *Link) attempt(d *dial, node place.NodeID, class Class) (*conn, error) {
+	for {
+		l.counters.dials.Add(1)
+		c, err := l.dialPeer(d, node, class)
+		l.mu.Lock()
+		again := err != nil && d.renewed
+		d.renewed = false
+		l.mu.Unlock()
+		if !again {
+			return c, err
+		}
+	}
+}
+
+// handshake connects; until the peer has answered the dial can be begun anew.
+func (l *Link) handshake(ctx context.Context, d *dial, addr net.Addr, node place.NodeID, class Class, verdict *error) (*quic.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.mu.Lock()
+	d.cancel = cancel
+	l.mu.Unlock()
+	q, err := l.tr.Dial(ctx, addr, l.clientTLS(protocolMesh, node, verdict), l.quicConfig(class))
+	l.mu.Lock()
+	d.cancel = nil
+	l.mu.Unlock()
+	return q, err
+}
+
 // dialPeer connects, checks who answers, and exchanges hellos.
-func (l *Link) dialPeer(node place.NodeID, class Class) (*conn, error) {
+func (l *Link) dialPeer(d *dial, node place.NodeID, class Class) (*conn, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, dialTime)
 	defer cancel()
 	addr, err := l.resolve(ctx, node)
@@ -242,7 +286,7 @@ func (l *Link) dialPeer(node place.NodeID, class Class) (*conn, error) {
 		return nil, err
 	}
 	var verdict error
-	q, err := l.tr.Dial(ctx, addr, l.clientTLS(protocolMesh, node, &verdict), l.quicConfig(class))
+	q, err := l.handshake(ctx, d, addr, node, class, &verdict)
 	if err != nil {
 		if verdict != nil {
 			return nil, verdict
@@ -371,6 +415,7 @@ func (p *peer) fence(h hello) ([]*conn, *RefusedError) {
 	}
 	p.boot, p.instance = h.Boot, h.Instance
 	p.lineRest.contact()
+	p.renew()
 	return live, nil
 }
 
@@ -420,6 +465,7 @@ func (l *Link) MarkUp(node place.NodeID) {
 	if p := l.peers[node]; p != nil {
 		p.contact()
 		p.lineRest.contact()
+		p.renew()
 	}
 }
 

@@ -511,3 +511,39 @@ func checkCloseIsFinal(t *testing.T, r *ringTest) {
 		t.Errorf("stream to a closed node: %v, want ErrLost", err)
 	}
 }
+
+// A dial that was meant for a process that has ended does not run out its time once the peer is heard of again.
+func TestDialBeginsAnewWhenThePeerIsBack(t *testing.T) {
+	for name, back := range map[string]func(ctx context.Context, a, b *Link) error{
+		"it connects": func(ctx context.Context, a, b *Link) error {
+			_, err := roundTrip(ctx, b, a.Self().Node, ClassControl, KindAdmin, "x")
+			return err
+		},
+		"gossip tells": func(_ context.Context, a, b *Link) error { a.MarkUp(b.Self().Node); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			r := newRing(t)
+			r.bulk = BulkQUIC
+			a, node := r.open(newNode(t), nil), newNode(t)
+			a.Handle(KindAdmin, echo)
+			hole := udp(t, 0) // swallows packets
+			defer hole.Close()
+			r.set(node, hole.LocalAddr().String())
+			opened := make(chan error, 1)
+			go func() { // ends with the dial
+				_, err := roundTrip(ctx, a, node, ClassBulk, KindAdmin, "x")
+				opened <- err
+			}()
+			for a.Stats().Dials == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			b := r.open(node, nil)
+			b.Handle(KindAdmin, echo)
+			must(t, back(ctx, a, b))
+			if err := <-opened; err != nil {
+				t.Errorf("%v, want the dial to reach the new process", err)
+			}
+		})
+	}
+}
