@@ -117,7 +117,7 @@ func (w *crashWorld) join(ctx context.Context, name string) error {
 }
 
 // reviveJoiner wants a directory that is whole, or one in which join works again: with the same token, or
-// with a new one, or under another name where the ring has that one already, each time as the error says.
+// with a new one, as the error says.
 func reviveJoiner(ctx context.Context, w *crashWorld) error {
 	for _, n := range w.nodes[:2] {
 		if err := n.TryStart(); err != nil {
@@ -135,19 +135,12 @@ func reviveJoiner(ctx context.Context, w *crashWorld) error {
 	if !strings.Contains(openErr.Error(), "osteon join") {
 		return fmt.Errorf("open after the crash does not say what to do: %w", openErr)
 	}
-	name := n.Name
-	joinErr := w.join(ctx, name)
-	for range 2 {
-		switch {
-		case joinErr != nil && strings.Contains(joinErr.Error(), "osteon token create"):
-			if err := w.newToken(ctx); err != nil {
-				return err
-			}
-			joinErr = w.join(ctx, name)
-		case joinErr != nil && strings.Contains(joinErr.Error(), "choose another name"):
-			name += "-again"
-			joinErr = w.join(ctx, name)
+	joinErr := w.join(ctx, n.Name)
+	if joinErr != nil && strings.Contains(joinErr.Error(), "osteon token create") {
+		if err := w.newToken(ctx); err != nil {
+			return err
 		}
+		joinErr = w.join(ctx, n.Name)
 	}
 	if joinErr != nil {
 		return fmt.Errorf("neither open (%v) nor join again works: %w", openErr, joinErr)

@@ -63,7 +63,8 @@ type JoinResult struct {
 
 // Join enrols a new node in cfg.Dir with a token of its ring and returns; serving is a separate step.
 // Errors: ErrUsage for a bad name, ErrNodeExists, ErrToken with the ring's reason, ErrRing when no address
-// of the token answers or the ring has no quorum.
+// of the token answers or the ring has no quorum. When it fails after the ring may have listed the node, the directory keeps its
+// identity: Join in it again goes on where it was.
 func Join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult, error) {
 	env = env.filled()
 	if req.Site == "" {
@@ -72,26 +73,34 @@ func Join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult
 	if err := checkName(req.NodeName, string(req.Site)); err != nil {
 		return JoinResult{}, err
 	}
-	if err := beginDir(cfg, env, "join"); err != nil { // before the token is spent
-		return JoinResult{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	result, err := join(ctx, cfg, env, req)
-	if err == nil {
-		err = finishDir(cfg, env)
-	}
-	if err != nil {
-		return JoinResult{}, errors.Join(err, vacate(cfg, env))
-	}
-	return result, nil
-}
-
-func join(ctx context.Context, cfg Config, env Env, req JoinRequest) (JoinResult, error) {
 	id, err := newIdentity(env, req.Token.Ring, req.NodeName, req.Site)
 	if err != nil {
 		return JoinResult{}, err
 	}
+	before, again := interruptedJoin(cfg, env)
+	if again { // the ring may know this node already
+		id.Node, id.Disk = before.node, before.disk
+	}
+	if err := beginDir(cfg, env, joinMark{id.Node, id.Disk}.String()); err != nil { // before the token is spent
+		return JoinResult{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	result, err := join(ctx, cfg, env, id, req)
+	if err == nil {
+		err = finishDir(cfg, env)
+	}
+	switch {
+	case err == nil:
+		return result, nil
+	case errors.Is(err, ErrToken) && !again:
+		return JoinResult{}, errors.Join(err, vacate(cfg, env))
+	default:
+		return JoinResult{}, errors.Join(err, clearParts(cfg, env))
+	}
+}
+
+func join(ctx context.Context, cfg Config, env Env, id identity, req JoinRequest) (JoinResult, error) {
 	id.Witness, id.Address = req.Witness, cfg.Link.Advertise
 	key, err := link.NewNodeKey(env.Rand)
 	if err != nil {
@@ -205,8 +214,13 @@ func admit(ctx context.Context, c *core, request []byte) ([]byte, error) {
 		return nil, refuse(joinUnavailable, "the catalog does not answer here; try again, or at another node")
 	}
 	for _, n := range nodes {
+		if again, err := c.repeats(n, req); err != nil {
+			return nil, refuse(joinUnavailable, "this node's local index does not answer; try another node")
+		} else if again {
+			continue
+		}
 		if n.Name == req.Name && n.State != catalog.NodeRemoved {
-			return nil, refuse(joinRefused, "a node named %s is in the ring already; choose another name", req.Name)
+			return nil, refuse(joinRefused, "a node named %s is in the ring already; choose another name, or join in the directory where its own join was interrupted", req.Name)
 		}
 		if n.ID == req.Node || n.Disk == req.Disk {
 			return nil, refuse(joinRefused, "this node's identity is in the ring already; was its directory copied? join from an empty one")
@@ -240,11 +254,33 @@ func admit(ctx context.Context, c *core, request []byte) ([]byte, error) {
 	c.env.Log.Info("node joined", "node", n.ID, "name", n.Name, "site", n.Site)
 	response := joinResponse{Certificate: certificate, CA: c.id.CA, Bundle: c.vault.Bundle()}
 	for _, m := range append(nodes, c.self()) {
-		if m.State != catalog.NodeRemoved {
+		if m.State != catalog.NodeRemoved && m.ID != req.Node {
 			response.Peers = append(response.Peers, peerAddress{Node: m.ID, Address: m.Address})
 		}
 	}
 	return json.Marshal(response)
+}
+
+// repeats reports whether a request is that of a listed node whose join was interrupted: the same identity, and a node that has
+// never run.
+func (c *core) repeats(listed catalog.Node, req joinRequest) (bool, error) {
+	if listed.ID != req.Node || listed.Disk != req.Disk || listed.Name != req.Name || listed.Site != req.Site ||
+		listed.State != catalog.NodeActive || listed.Incarnation != 1 {
+		return false, nil
+	}
+	for _, s := range c.ring.Servers() {
+		if s.Node == listed.ID && s.Voter {
+			return false, nil
+		}
+	}
+	st := &c.standing
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if _, met := st.known[listed.ID]; met {
+		return false, nil
+	}
+	m, err := remember(c.local, listed.ID)
+	return err == nil && !m.Known, err
 }
 
 // useToken spends the token in the catalog; the state machine lets one node have it.

@@ -97,6 +97,7 @@ func (r *Ring) Join(name string, site place.SiteID) *Node {
 		if err == nil {
 			return n
 		}
+		r.Logf("join of %s: %v", name, err)
 		if ctx.Err() != nil {
 			r.t.Fatalf("join %s: %v", name, err)
 		}

@@ -287,7 +287,10 @@ func changeMembers(t *testing.T, seed uint64) {
 	ctx, cancel := context.WithCancel(t.Context())
 	rng := s.ring.random()
 	losses.Go(func() {
-		for pause(ctx, time.Duration(rng.Int64N(int64(3*time.Second)))) {
+		for lost := 1; pause(ctx, time.Duration(rng.Int64N(int64(3*time.Second)))); lost++ {
+			if lost%4 == 0 && !pause(ctx, 15*time.Second) { // else no join, which is many writes, would ever end
+				return
+			}
 			leader := s.ring.Leader()
 			if leader == nil {
 				continue
