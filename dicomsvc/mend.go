@@ -64,10 +64,11 @@ func (m *mending) damaged(ctx context.Context, v catalog.VersionID) error {
 func (m *mending) compare(ctx context.Context) error {
 	a := m.archive
 	var missing []catalog.Located
-	for due, err := range a.catalog.Unsealed(ctx) {
-		if err != nil {
-			return err
-		}
+	unsealed, err := a.catalog.Unsealed(ctx)
+	if err != nil {
+		return err
+	}
+	for _, due := range unsealed {
 		for l, err := range a.catalog.Versions(ctx, due.Study, "") {
 			if err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ func (a *Archive) sealLoop(ctx context.Context) {
 	tick := time.NewTicker(sealTick)
 	defer tick.Stop()
 	retries := map[string]sealRetry{}
+	watch := sealWatch{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -30,7 +32,8 @@ func (a *Archive) sealLoop(ctx context.Context) {
 		if a.cfg.Settled != nil && !a.cfg.Settled() {
 			continue
 		}
-		due, err := a.catalog.Due(ctx, a.cfg.Now(), a.cfg.Seal.Quiet, a.cfg.Seal.Old, a.cfg.Seal.Bytes)
+		unsealed, err := a.Unsealed(ctx)
+		due := watch.due(unsealed, a.cfg.Now(), a.cfg.Seal)
 		if err != nil {
 			a.cfg.Log.Error("look for studies to seal", "err", err)
 			continue
@@ -61,6 +64,39 @@ func (a *Archive) sealLoop(ctx context.Context) {
 			retries[d.Study] = retry.next(a.cfg.Now())
 		}
 	}
+}
+
+// sealWatch is what a sealer has seen of the studies that are not sealed. Ring time may be ahead of this node's clock, for as
+// long as somebody's clock once was: a study is also due after it has been seen without a change for long enough.
+type sealWatch map[string]sealSeen
+
+type sealSeen struct {
+	last           time.Time // ring time of the version that was added last
+	first, changed time.Time // by this node's clock
+}
+
+// due returns the studies that rest for cfg.Quiet, are older than cfg.Old, or as large as cfg.Bytes, and forgets the ones that
+// are not listed any more.
+func (w sealWatch) due(unsealed []catalog.StudyDue, now time.Time, cfg SealPolicy) (due []catalog.StudyDue) {
+	listed := map[string]bool{}
+	for _, d := range unsealed {
+		listed[d.Study] = true
+		seen, known := w[d.Study]
+		if !known {
+			seen.first = now
+		}
+		if !known || !seen.last.Equal(d.Last) {
+			seen.last, seen.changed = d.Last, now
+		}
+		w[d.Study] = seen
+		rests := max(now.Sub(d.Last), now.Sub(seen.changed))
+		age := max(now.Sub(d.First), now.Sub(seen.first))
+		if rests >= cfg.Quiet || age >= cfg.Old || d.UnsealedBytes >= cfg.Bytes {
+			due = append(due, d)
+		}
+	}
+	maps.DeleteFunc(w, func(study string, _ sealSeen) bool { return !listed[study] })
+	return due
 }
 
 // backlog is how many bytes of what is due this node has to seal.
@@ -132,7 +168,7 @@ func (a *Archive) SealNow(ctx context.Context, study string) error {
 
 // Unsealed lists the studies that have journalled versions.
 func (a *Archive) Unsealed(ctx context.Context) ([]catalog.StudyDue, error) {
-	return a.catalog.Due(ctx, a.cfg.Now(), 0, 0, 0)
+	return a.catalog.Unsealed(ctx)
 }
 
 // sealing is one study's way into a pack: a few attempts, each without what failed the one before.

@@ -21,7 +21,7 @@ type chaos struct {
 
 	mu      sync.Mutex
 	rng     *rand.Rand
-	planted map[string]string // nodes that may end by themselves, and why
+	planted map[string]int // faults under way for which a node may end by itself
 	joined  int               // nodes that joined
 	lost    bool              // a disk was lost
 	cut     bool              // the network is not as it should be
@@ -30,7 +30,7 @@ type chaos struct {
 }
 
 func newChaos(r *Ring, opt options) *chaos {
-	return &chaos{ring: r, opt: opt, rng: rand.New(rand.NewPCG(opt.seed, 0x6368616f73)), planted: map[string]string{}}
+	return &chaos{ring: r, opt: opt, rng: rand.New(rand.NewPCG(opt.seed, 0x6368616f73)), planted: map[string]int{}}
 }
 
 // chaosFaults are the faults by name; each goes on until its function returns, which is soon after ctx ends.
@@ -78,9 +78,6 @@ func (c *chaos) heal() []error {
 		n.Clock.Set(0)
 		n.Disk.Watch(nil)
 		n.Disk.SetFree(1<<39, 0)
-		if n.Node() != nil && c.plantedAt(n) != "" {
-			n.Stop() // its journal may be fenced
-		}
 		c.start(n)
 	}
 	c.mu.Lock()
@@ -121,10 +118,10 @@ func (c *chaos) fault(format string, args ...any) {
 	c.errs = append(c.errs, fmt.Errorf(format, args...))
 }
 
-func (c *chaos) plantedAt(n *Node) string {
+func (c *chaos) mayEnd(n *Node) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.planted[n.Name]
+	return c.planted[n.Name] > 0
 }
 
 // start starts a node that is down. It has to come up, and it may not have ended by itself without a reason.
@@ -132,21 +129,18 @@ func (c *chaos) start(n *Node) {
 	if n.isGone() {
 		return
 	}
-	if err := n.Fenced(); err != nil && c.plantedAt(n) == "" {
+	if err := n.Fenced(); err != nil && !c.mayEnd(n) {
 		c.fault("%s ended by itself: %v", n.Name, err)
 	}
 	for try := 0; ; try++ {
 		err := n.TryStart()
 		if err == nil {
-			c.mu.Lock()
-			delete(c.planted, n.Name)
-			c.mu.Unlock()
 			return
 		}
 		if errors.Is(err, errEnded) {
 			return // by another fault, which starts it
 		}
-		if c.plantedAt(n) == "" || try == 3 {
+		if !c.mayEnd(n) || try == 3 {
 			c.fault("%s does not start: %v", n.Name, err)
 			return
 		}
@@ -341,7 +335,7 @@ func (c *chaos) fsync(ctx context.Context) {
 	// Not where Pebble itself answers with a panic, which is the end of a process: directories and manifests.
 	where := []string{"/journal/", "/journal/", ".log", "/shards/"}[c.draw(4)]
 	c.mu.Lock()
-	c.planted[n.Name] = "fsync"
+	c.planted[n.Name]++
 	left := c.rng.IntN(10)
 	c.mu.Unlock()
 	var mu sync.Mutex
@@ -366,6 +360,9 @@ func (c *chaos) fsync(ctx context.Context) {
 		n.PowerCut(c.keep())
 	}
 	c.down(ctx, n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.planted[n.Name]--
 }
 
 var errFsync = errors.Join(errors.New("planted"), syscall.EIO)

@@ -184,7 +184,7 @@ func TestTombstoneSendsToLimbo(t *testing.T) {
 	if r := apply(t, c, at(2), begin)[0]; r.Code != CodeInvalid {
 		t.Errorf("sealing limbo: got %+v", r)
 	}
-	due, _ := c.Due(context.Background(), at(1000), 0, 0, 0)
+	due, _ := c.Unsealed(context.Background())
 	if len(due) != 1 || due[0].Study != free.studyUID() || due[0].Unsealed != 1 {
 		t.Errorf("got due %+v", due)
 	}
@@ -391,32 +391,22 @@ func TestSealManySeriesAndTables(t *testing.T) {
 	}
 }
 
-func TestDue(t *testing.T) {
+func TestUnsealed(t *testing.T) {
 	ctx := context.Background()
 	c := openTest(t)
 	apply(t, c, at(0), items(t, ct(1, 1, 1)))
 	apply(t, c, at(100), items(t, ct(1, 1, 2), ct(2, 1, 1)))
-	for _, tc := range []struct {
-		now        int
-		quiet, old time.Duration
-		bytes      int64
-		want       int
-	}{
-		{100, time.Minute, time.Hour, 1 << 20, 0},
-		{159, time.Minute, time.Hour, 1 << 20, 0},
-		{160, time.Minute, time.Hour, 1 << 20, 2},
-		{100, time.Hour, 100 * time.Second, 1 << 20, 1},
-		{100, time.Hour, time.Hour, 1500, 1},
-	} {
-		due, err := c.Due(ctx, at(tc.now), tc.quiet, tc.old, tc.bytes)
-		if err != nil || len(due) != tc.want {
-			t.Errorf("%+v: got %+v, %v", tc, due, err)
-		}
+	due, err := c.Unsealed(ctx)
+	if err != nil || len(due) != 2 || due[0].Unsealed != 2 || due[1].Unsealed != 1 {
+		t.Fatalf("got %+v, %v", due, err)
+	}
+	if !due[0].First.Equal(at(0)) || !due[0].Last.Equal(at(100)) || !due[1].First.Equal(at(100)) {
+		t.Errorf("times %+v", due)
 	}
 	list := items(t, ct(1, 1, 1), ct(1, 1, 2)).Items
 	begin, seal := sealOf(1, list)
 	apply(t, c, at(200), begin, seal)
-	if due, _ := c.Due(ctx, at(1000), 0, 0, 0); len(due) != 1 || due[0].Study != ct(2, 0, 0).studyUID() {
+	if due, _ := c.Unsealed(ctx); len(due) != 1 || due[0].Study != ct(2, 0, 0).studyUID() {
 		t.Errorf("after the seal: got %+v", due)
 	}
 }

@@ -299,31 +299,15 @@ func collect[T any](seq iter.Seq2[T, error]) ([]T, error) {
 	return all, nil
 }
 
-// Unsealed yields every study that has versions to seal, in the order of UIDs.
-func (r *Reader) Unsealed(ctx context.Context) iter.Seq2[StudyDue, error] {
-	return eachRow(ctx, r, tableDue, func(key, value []byte) (StudyDue, error) {
+// Unsealed returns every study that has versions to seal, in the order of UIDs. It reads no others.
+func (r *Reader) Unsealed(ctx context.Context) ([]StudyDue, error) {
+	return collect(eachRow(ctx, r, tableDue, func(key, value []byte) (StudyDue, error) {
 		study, ok := keyStringAt(key, 0)
 		if !ok {
 			return StudyDue{}, fmt.Errorf("%w key of a due study", ErrMalformed)
 		}
 		return decodeDue(study, value)
-	})
-}
-
-// Due returns the studies to seal now: those with unsealed versions that have been quiet for that
-// long, whose oldest unsealed version is that old, or that have at least that many unsealed bytes.
-// It reads only studies that have unsealed versions.
-func (r *Reader) Due(ctx context.Context, now time.Time, quiet, old time.Duration, bytes int64) ([]StudyDue, error) {
-	var due []StudyDue
-	for d, err := range r.Unsealed(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		if now.Sub(d.Last) >= quiet || now.Sub(d.First) >= old || d.UnsealedBytes >= bytes {
-			due = append(due, d)
-		}
-	}
-	return due, nil
+	}))
 }
 
 // Encodes returns the encodes that are begun, aborted or superseded. The sealed ones are the packs.
