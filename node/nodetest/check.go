@@ -392,13 +392,29 @@ func (w *Workload) checkShards(ctx context.Context, begun bool) {
 		listed[e.Encode] = true
 	}
 	for _, at := range w.running() {
-		here := w.shardsAt(ctx, at, want, func(e place.EncodeID) bool { return begun && listed[e] })
+		here := w.shardsAt(ctx, at, want, func(e place.EncodeID) bool { return begun && (listed[e] || w.knows(ctx, e)) })
 		for key := range want {
 			if key.node == at.Node().ID() && !here[key] {
 				w.fault("shard %d of encode %s is not at %s", key.index, key.encode, at.Name)
 			}
 		}
 	}
+}
+
+// knows reports whether a running node's catalog has an encode by now, under way or sealed.
+func (w *Workload) knows(ctx context.Context, encode place.EncodeID) bool {
+	for _, at := range w.running() {
+		if encodes, err := at.Node().Catalog().Encodes(ctx); err == nil &&
+			slices.ContainsFunc(encodes, func(e catalog.EncodeRecord) bool { return e.Encode == encode }) {
+			return true
+		}
+		for p, err := range at.Node().Catalog().AllPacks(ctx) {
+			if err == nil && p.Encode == encode {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // slot is where a shard belongs.

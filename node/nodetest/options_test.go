@@ -42,21 +42,21 @@ func drawOptions(seed uint64) options {
 	rng := rand.New(rand.NewPCG(seed, 0x6f7074))
 	o := options{
 		seed: seed, degraded: pick(rng, "local", "local", "local", "refuse"), catalogued: rng.IntN(5) == 0,
-		phase:   time.Duration(15+rng.IntN(30)) * time.Second,
+		phase:   time.Duration(10+rng.IntN(25)) * time.Second,
 		senders: 2 + rng.IntN(3), pause: pick(rng, 500*time.Millisecond, time.Second, 2*time.Second),
-		quiet:   pick(rng, 3*time.Second, 8*time.Second, 20*time.Second),
+		quiet:   pick(rng, 2*time.Second, 4*time.Second, 8*time.Second),
 		segment: pick(rng, int64(64<<10), 512<<10, 4<<20), hot: pick(rng, int64(1), 256<<10, 64<<20),
 		snapshot:   pick(rng, uint64(40), 100, 400),
 		commitWait: pick(rng, 100*time.Millisecond, 200*time.Millisecond, 400*time.Millisecond),
 		heartbeat:  pick(rng, 500*time.Millisecond, time.Second, time.Second),
-		gap:        pick(rng, 2*time.Second, 5*time.Second, 10*time.Second),
+		gap:        pick(rng, time.Second, 2*time.Second, 5*time.Second),
 	}
 	shape := [2]int{3, 1} // most rings are small: a fault hits more of what goes on
 	if rng.IntN(5) < 2 {
 		shape = pick(rng, [2]int{3, 2}, [2]int{3, 2}, [2]int{4, 1}, [2]int{4, 1}, [2]int{5, 1}, [2]int{2, 2}, [2]int{4, 2}, [2]int{7, 1})
 	}
 	o.sites, o.perSite = shape[0], shape[1]
-	o.survive = pick(rng, "", "", "", place.SurviveSite)
+	o.survive = pick(rng, "", place.SurviveSite)
 	o.lan = Path{Delay: 100 * time.Microsecond}
 	o.wan = Path{Delay: pick(rng, time.Millisecond, 5*time.Millisecond, 20*time.Millisecond), Jitter: time.Millisecond}
 	if rng.IntN(4) == 0 {

@@ -101,7 +101,7 @@ var mustReach = map[string]int{
 	"node believed dead":                       2,
 	"offer failed":                             8,
 	"partner switched":                         2,
-	"read degraded":                            15,
+	"read degraded":                            60,
 	"seal failed":                              8,
 	"seal in a weaker geometry":                2,
 	"seal without a node":                      3,
