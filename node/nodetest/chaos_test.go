@@ -22,9 +22,9 @@ type chaos struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	planted map[string]int // faults under way for which a node may end by itself
-	joined  int               // nodes that joined
-	lost    bool              // a disk was lost
-	cut     bool              // the network is not as it should be
+	joined  int            // nodes that joined
+	lost    bool           // a disk was lost
+	cut     bool           // the network is not as it should be
 	wait    sync.WaitGroup
 	errs    []error
 }
