@@ -143,6 +143,8 @@ func Open(cfg Config) (*DB, error) {
 			},
 		},
 	}
+	// Pebble's own scheduler wakes up ten times a second and stays behind when the opening fails.
+	opts.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].FilterType = pebble.TableFilter

@@ -63,6 +63,8 @@ func openLogStore(cfg Config, fail func(error)) (*logStore, error) {
 		FS: cfg.FS, Cache: cache, MemTableSize: memTableBytes, FormatMajorVersion: logFormat,
 		Logger: logger, L0CompactionThreshold: 4, MaxOpenFiles: 500,
 	}
+	// Pebble's own scheduler wakes up ten times a second and stays behind when the opening fails.
+	opts.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	opts.EnsureDefaults()
 	opts.EventListener = logger.listener()
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
