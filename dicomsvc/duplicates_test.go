@@ -83,6 +83,7 @@ func (c *cluster) versions(sop string) []catalog.Located {
 
 // F53: the same bytes sent 1,000 times, at five nodes at once: all succeed, one copy is kept, and each further
 // time has its audit record.
+// Behaviours 63, 67.
 func TestF53ResentThousandTimesAtFiveNodes(t *testing.T) {
 	t.Parallel()
 	c, audit := fiveSites(t)
@@ -135,6 +136,7 @@ func TestF53ResentThousandTimesAtFiveNodes(t *testing.T) {
 
 // F54: other bytes under one SOP Instance UID, at five nodes at once: all are kept, the first that was applied is
 // served everywhere and stays so, every digest is read again.
+// Behaviour 67.
 func TestF54OtherBytesUnderOneUIDAtFiveNodes(t *testing.T) {
 	t.Parallel()
 	c, _ := fiveSites(t)
@@ -239,6 +241,7 @@ func patientObject(t *testing.T, study, sop, patient, issuer string) []byte {
 
 // F55: one SOP Instance UID in two series and two studies, one Patient ID of two issuers, one study of two patients:
 // nothing is merged by itself, the first is served, and each conflict is listed once.
+// Behaviours 68, 69.
 func TestF55ConflictsAreListedAndNotMerged(t *testing.T) {
 	t.Parallel()
 	c, _ := fiveSites(t)

@@ -95,6 +95,7 @@ func rewritten(t testing.TB, h held, to string) []byte {
 
 // TestBehaviour37RewriteBetweenNativeSyntaxes: what is sent in another native syntax is what would have been
 // encoded in it, whatever it is stored in, and whether it is kept in memory or not.
+// Behaviour 37.
 func TestBehaviour37RewriteBetweenNativeSyntaxes(t *testing.T) {
 	for _, size := range []int{0, 4000, 6 << 20} {
 		d := mixed(size)
@@ -113,6 +114,7 @@ func TestBehaviour37RewriteBetweenNativeSyntaxes(t *testing.T) {
 }
 
 // TestBehaviour48RewriteSamples rewrites real objects there and back again.
+// Behaviour 48.
 func TestBehaviour48RewriteSamples(t *testing.T) {
 	files, _ := filepath.Glob("../testdata/samples/*.dcm")
 	n := 0
@@ -168,6 +170,7 @@ func meaning(t *testing.T, b []byte, syntax string) []byte {
 
 // TestBehaviour45RewriteBulkInsideSequences: a waveform or a document of many megabytes inside an item flows
 // by like pixels do.
+// Behaviour 45.
 func TestBehaviour45RewriteBulkInsideSequences(t *testing.T) {
 	wave := make([]byte, 5<<20)
 	rand.Read(wave)

@@ -25,6 +25,7 @@ import (
 
 // A trace of the system calls of every node shows that the journals of two nodes were synced, after the
 // last byte of the instance was written to them, before the first byte of the C-STORE response left.
+// Behaviour 20.
 func TestBothJournalsSyncBeforeTheResponse(t *testing.T) {
 	needTools(t, "strace")
 	r := startRing(t, 3, 1)

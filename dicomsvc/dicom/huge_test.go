@@ -9,6 +9,7 @@ import (
 
 // F57: encapsulated frames of 21 GiB in all, whose offsets do not fit 32 bits: every frame is found, and
 // nothing is held. Each is one fragment of 3 GiB.
+// Behaviour 51.
 func TestF57FramesOf21GiB(t *testing.T) {
 	const (
 		frames   = 7

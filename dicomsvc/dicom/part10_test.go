@@ -83,6 +83,7 @@ func TestDeflatedMeta(t *testing.T) {
 	}
 }
 
+// Behaviour 42.
 func TestAppendMeta(t *testing.T) {
 	b := AppendMeta([]byte("x"), "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", ExplicitVRLittleEndian, "1.2.3", "OSTEON", "SCANNER")
 	meta, _, _, err := ReadPart10(bytes.NewReader(b[1:]))

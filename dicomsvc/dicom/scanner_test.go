@@ -181,6 +181,7 @@ func TestInflateBomb(t *testing.T) {
 }
 
 // F57: the longest native value there can be passes through the scanner.
+// Behaviour 51.
 func TestF57LongestValue(t *testing.T) {
 	if testing.Short() {
 		t.Skip("reads 4 GiB of zeros")
@@ -302,6 +303,7 @@ func TestSpill(t *testing.T) {
 }
 
 // TestTolerance: what deviates but has one meaning is taken.
+// Behaviours 43, 49.
 func TestTolerance(t *testing.T) {
 	for _, c := range []struct {
 		name, syntax, in string
@@ -336,6 +338,7 @@ func TestTolerance(t *testing.T) {
 }
 
 // TestUnknownSequence is CP-246: UN of undefined length is a sequence in Implicit VR Little Endian, whatever surrounds it.
+// Behaviour 44.
 func TestUnknownSequence(t *testing.T) {
 	item := "\xfe\xff\x00\xe0\xff\xff\xff\xff\x08\x00\x50\x11\x04\x00\x00\x001.2\x00\xfe\xff\x0d\xe0\x00\x00\x00\x00\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 	for syntax, in := range map[string]string{
@@ -353,6 +356,7 @@ func TestUnknownSequence(t *testing.T) {
 	}
 }
 
+// Behaviour 44.
 func TestLongShortVR(t *testing.T) {
 	d := &Dataset{}
 	d.Set(Element{Tag: PixelSpacing, VR: DS, Value: bytes.Repeat([]byte("1\\"), 40_000)})
@@ -410,6 +414,7 @@ func frameCases() []frameCase {
 	}
 }
 
+// Behaviour 46.
 func TestEncapsulatedFrames(t *testing.T) {
 	for _, c := range frameCases() {
 		d := &Dataset{}

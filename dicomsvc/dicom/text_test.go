@@ -21,6 +21,7 @@ func readFile(t testing.TB, name string) *Dataset {
 	return s.Dataset()
 }
 
+// Behaviour 50.
 func TestCharsetFiles(t *testing.T) {
 	japanese := "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"
 	for _, c := range []struct {
@@ -93,6 +94,7 @@ func TestDecodeText(t *testing.T) {
 }
 
 // TestSplitAfterDecode has characters whose second byte is a backslash.
+// Behaviour 50.
 func TestSplitAfterDecode(t *testing.T) {
 	for _, c := range []struct{ charset, in, first string }{
 		{"GBK", "\x81\x5c\\B", "乗"},

@@ -24,6 +24,7 @@ import (
 	"osteon/dicomsvc/dul"
 )
 
+// Behaviour 7.
 func TestBehaviour07CommandSet(t *testing.T) {
 	store := &Command{Field: CStoreRQ, MessageID: 7, Priority: PriorityHigh, HasData: true,
 		AffectedClass: ctStorage, AffectedInstance: "1.2.3", MoveOriginator: "WORKSTATION", MoveOriginatorID: 9}
@@ -68,6 +69,7 @@ func TestBehaviour07CommandSet(t *testing.T) {
 }
 
 // B20: command sets that must not pass, and harmless ones that must.
+// Behaviour 7.
 func TestBehaviour07BadCommandSets(t *testing.T) {
 	good := (&Command{Field: CEchoRQ, MessageID: 1}).Append(nil)
 	el := func(group, element uint16, v ...byte) []byte {
@@ -134,6 +136,7 @@ func TestBehaviour07BadCommandSets(t *testing.T) {
 	}
 }
 
+// Behaviour 18.
 func TestBehaviour18Echoed(t *testing.T) {
 	a := &archive{storing: func(context.Context, *StoreRequest) StoreResponse {
 		return StoreResponse{Status: StatusMismatch, ErrorComment: strings.Repeat("ü", 60), OffendingElements: []dicom.Tag{dicom.SOPInstanceUID}}
@@ -160,6 +163,7 @@ func TestBehaviour18Echoed(t *testing.T) {
 	}
 }
 
+// Behaviour 19.
 func TestBehaviour19RefusedByTheProtocol(t *testing.T) {
 	s := start(t, &archive{})
 	for name, c := range map[string]struct {
@@ -196,6 +200,7 @@ func TestBehaviour19RefusedByTheProtocol(t *testing.T) {
 	}
 }
 
+// Behaviour 19.
 func TestBehaviour19StatusReachesTheSender(t *testing.T) {
 	for _, status := range []uint16{0, 0x0111, 0x0124, 0xA700, 0xA900, 0xB000, 0xB006, 0xB007, 0xC123} {
 		s := start(t, &archive{storing: func(context.Context, *StoreRequest) StoreResponse { return StoreResponse{Status: status} }})
@@ -208,6 +213,7 @@ func TestBehaviour19StatusReachesTheSender(t *testing.T) {
 }
 
 // Success comes only after the handler returned: what it waits for is durable.
+// Behaviour 20.
 func TestBehaviour20ResponseAfterHandler(t *testing.T) {
 	release := make(chan struct{})
 	s := start(t, &archive{storing: func(_ context.Context, r *StoreRequest) StoreResponse {
@@ -233,6 +239,7 @@ func TestBehaviour20ResponseAfterHandler(t *testing.T) {
 }
 
 // A data set cut short is an error to the handler, and no response goes out.
+// Behaviour 9.
 func TestBehaviour09CutStore(t *testing.T) {
 	for name, cut := range map[string]func(*Client, net.Conn){
 		"abort": func(c *Client, _ net.Conn) { c.Abort() },
@@ -277,6 +284,7 @@ func TestBehaviour09CutStore(t *testing.T) {
 	}
 }
 
+// Behaviour 28.
 func TestBehaviour28OffendingElement(t *testing.T) {
 	s := start(t, &archive{finding: func(_ context.Context, r *FindRequest, _ func(*dicom.Dataset, uint16) error) Result {
 		if r.Identifier.String(dicom.QueryRetrieveLevel) != "STUDY" {
@@ -297,6 +305,7 @@ func TestBehaviour28OffendingElement(t *testing.T) {
 	}
 }
 
+// Behaviour 31.
 func TestBehaviour31Cancel(t *testing.T) {
 	var cause error
 	var returned sync.WaitGroup
@@ -377,6 +386,7 @@ func TestBehaviour31Cancel(t *testing.T) {
 	})
 }
 
+// Behaviour 33.
 func TestBehaviour33Move(t *testing.T) {
 	dest := &archive{}
 	ds := start(t, dest)
@@ -409,6 +419,7 @@ func TestBehaviour33Move(t *testing.T) {
 }
 
 // Pending responses may come from a timer while the handler works.
+// Behaviour 34.
 func TestBehaviour34PendingFromTimers(t *testing.T) {
 	s := start(t, &archive{moving: func(ctx context.Context, _ *MoveRequest, p *Progress) Result {
 		var timers sync.WaitGroup
@@ -438,8 +449,9 @@ func getConfig(s *service) ClientConfig {
 	return cfg
 }
 
-// Behaviours 13, 35 and 37: C-GET stores on the same association, in the
+// C-GET stores on the same association, in the
 // stored syntax, and all have arrived when the final response does.
+// Behaviours 13, 35, 37.
 func TestBehaviour35Get(t *testing.T) {
 	a := &archive{}
 	for i := range 4 {
@@ -526,6 +538,7 @@ func (broken) WriteTo(w io.Writer) (int64, error) {
 }
 
 // 128 contexts in one association, each usable in its own syntax.
+// Behaviour 36.
 func TestBehaviour36AllContexts(t *testing.T) {
 	a := &archive{}
 	s := start(t, a)
@@ -602,8 +615,9 @@ func TestBehaviour38EventReport(t *testing.T) {
 	}
 }
 
-// Behaviour 42: what a handler gets is the data set, byte for byte, without
+// What a handler gets is the data set, byte for byte, without
 // file meta information.
+// Behaviour 42.
 func TestBehaviour42DataSetOnly(t *testing.T) {
 	a := &archive{}
 	s := start(t, a)
@@ -619,7 +633,7 @@ func TestBehaviour42DataSetOnly(t *testing.T) {
 	}
 }
 
-// Behaviour 16: the same over TLS 1.3, with the connection's state shown to
+// The same over TLS 1.3, with the connection's state shown to
 // the handler.
 func TestBehaviour16TLS(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

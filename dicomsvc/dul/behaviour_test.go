@@ -16,6 +16,7 @@ import (
 	"time"
 )
 
+// Behaviour 1.
 func TestBehaviour01EveryContextAnswered(t *testing.T) {
 	r := newRaw(t, accepting())
 	ac := r.associate(func(q *Request) {
@@ -45,6 +46,7 @@ func TestBehaviour01EveryContextAnswered(t *testing.T) {
 	}
 }
 
+// Behaviour 2.
 func TestBehaviour02SameAbstractSyntax128Times(t *testing.T) {
 	var contexts []ProposedContext
 	for i := range 128 {
@@ -71,6 +73,7 @@ func TestBehaviour02SameAbstractSyntax128Times(t *testing.T) {
 	}
 }
 
+// Behaviour 3.
 func TestBehaviour03Titles(t *testing.T) {
 	var got *Request
 	cfg := AcceptorConfig{Negotiate: func(_ context.Context, r *Request) (*Acceptance, *Rejection) {
@@ -93,6 +96,7 @@ func TestBehaviour03Titles(t *testing.T) {
 	r.end()
 }
 
+// Behaviour 4.
 func TestBehaviour04RejectionTriples(t *testing.T) {
 	for name, c := range map[string]struct {
 		rej    *Rejection
@@ -146,6 +150,7 @@ func TestBehaviour04RejectionTriples(t *testing.T) {
 	})
 }
 
+// Behaviour 5.
 func TestBehaviour05MaximumLength(t *testing.T) {
 	for _, peer := range []uint32{0, 128, 129, 4096, 16384, 1 << 31} {
 		t.Run(fmt.Sprint(peer), func(t *testing.T) {
@@ -195,6 +200,7 @@ func TestBehaviour05MaximumLength(t *testing.T) {
 }
 
 // B14: the declared length is not believed.
+// Behaviour 5.
 func TestBehaviour05DeclaredLength(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"request 4 GiB":     {typeRQ, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 1},
@@ -235,6 +241,7 @@ func TestBehaviour05DeclaredLength(t *testing.T) {
 	}
 }
 
+// Behaviour 5.
 func TestBehaviour05PDUAtAndOverTheLimit(t *testing.T) {
 	r := newRaw(t, accepting())
 	r.associate()
@@ -247,6 +254,7 @@ func TestBehaviour05PDUAtAndOverTheLimit(t *testing.T) {
 	r.end()
 }
 
+// Behaviour 6.
 func TestBehaviour06Fragments(t *testing.T) {
 	r := newRaw(t, accepting())
 	r.associate(func(q *Request) { q.Contexts = append(q.Contexts, ProposedContext{3, mrStorage, []string{implicitLE}}) })
@@ -292,6 +300,7 @@ func TestBehaviour06Fragments(t *testing.T) {
 	}
 }
 
+// Behaviour 9.
 func TestBehaviour09UnexpectedPDU(t *testing.T) {
 	for name, c := range map[string]struct {
 		send   []byte
@@ -342,6 +351,7 @@ func TestBehaviour09UnexpectedPDU(t *testing.T) {
 }
 
 // An abort or a reset in the middle of a data set is an error to its reader.
+// Behaviour 9.
 func TestBehaviour09CutDataSet(t *testing.T) {
 	for name, cut := range map[string]func(*raw){
 		"abort":        func(r *raw) { r.send(abortPDU(SourceUser, 0)) },
@@ -369,6 +379,7 @@ func TestBehaviour09CutDataSet(t *testing.T) {
 	}
 }
 
+// Behaviour 10.
 func TestBehaviour10UserInformation(t *testing.T) {
 	r := newRaw(t, accepting())
 	b := request()
@@ -392,6 +403,7 @@ func TestBehaviour10UserInformation(t *testing.T) {
 	r.end()
 }
 
+// Behaviour 11.
 func TestBehaviour11ReleaseCollision(t *testing.T) {
 	req, acc := pair(t, accepting(), calling())
 	errs := make(chan error, 2)
@@ -478,6 +490,7 @@ func TestBehaviour11ReleaseCollision(t *testing.T) {
 	})
 }
 
+// Behaviour 12.
 func TestBehaviour12AsyncWindow(t *testing.T) {
 	for name, c := range map[string]struct {
 		proposed, allowed, answer *AsyncOps
@@ -505,6 +518,7 @@ func TestBehaviour12AsyncWindow(t *testing.T) {
 	}
 }
 
+// Behaviour 13.
 func TestBehaviour13Roles(t *testing.T) {
 	rc := calling(ProposedContext{1, ctStorage, []string{implicitLE}}, ProposedContext{3, mrStorage, []string{implicitLE}},
 		ProposedContext{5, verification, []string{implicitLE}})
@@ -525,6 +539,7 @@ func TestBehaviour13Roles(t *testing.T) {
 	}
 }
 
+// Behaviour 14.
 func TestBehaviour14ExtendedNegotiation(t *testing.T) {
 	var seen UserInfo
 	cfg := AcceptorConfig{Negotiate: func(_ context.Context, r *Request) (*Acceptance, *Rejection) {
@@ -545,6 +560,7 @@ func TestBehaviour14ExtendedNegotiation(t *testing.T) {
 	}
 }
 
+// Behaviour 15.
 func TestBehaviour15UserIdentity(t *testing.T) {
 	for kind := IdentityUsername; kind <= IdentityJWT; kind++ {
 		for _, ask := range []bool{false, true} {
@@ -570,6 +586,7 @@ func TestBehaviour15UserIdentity(t *testing.T) {
 
 // A sender with Nagle's algorithm on must not wait for delayed
 // acknowledgements: without them 50 messages take over two seconds.
+// Behaviour 17.
 func TestBehaviour17Nagle(t *testing.T) {
 	rc := calling()
 	client, server := tcpPair(t)

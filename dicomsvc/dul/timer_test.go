@@ -19,6 +19,7 @@ func within(t *testing.T, began time.Time, want time.Duration) {
 	}
 }
 
+// Behaviour 8.
 func TestBehaviour08ARTIM(t *testing.T) {
 	for name, script := range map[string]func(net.Conn){
 		"silence":      func(net.Conn) {},

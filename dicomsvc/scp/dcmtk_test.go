@@ -99,6 +99,7 @@ func (x sample) meaning(t testing.TB) []byte {
 
 // TestBehaviour33And37DCMTKMove moves real objects of every syntax that storescp takes, and then those that it
 // takes only rewritten.
+// Behaviours 33, 37.
 func TestBehaviour33And37DCMTKMove(t *testing.T) {
 	s := start(t)
 	stored := map[string]sample{}
@@ -148,6 +149,7 @@ func TestBehaviour33And37DCMTKMove(t *testing.T) {
 	}
 }
 
+// Behaviour 13.
 func TestBehaviour13DCMTKGet(t *testing.T) {
 	s := start(t)
 	stored := map[string]sample{}

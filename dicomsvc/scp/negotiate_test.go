@@ -37,6 +37,7 @@ func TestStorageClasses(t *testing.T) {
 	}
 }
 
+// Behaviour 1.
 func TestBehaviour01EveryContextIsAnswered(t *testing.T) {
 	s := start(t)
 	c := s.client([]string{dimse.VerificationClass, implicit}, []string{dimse.ModalityWorklistFind, explicit},
@@ -57,6 +58,7 @@ func TestBehaviour01EveryContextIsAnswered(t *testing.T) {
 	}
 }
 
+// Behaviour 2.
 func TestBehaviour02SyntaxIsRememberedByContext(t *testing.T) {
 	s := start(t)
 	c := s.client([]string{ctStorage, implicit}, []string{ctStorage, dicom.JPEGLSLossless}, []string{ctStorage, implicit, explicit},
@@ -70,6 +72,7 @@ func TestBehaviour02SyntaxIsRememberedByContext(t *testing.T) {
 	}
 }
 
+// Behaviours 3, 4.
 func TestBehaviour03And04TitlesAndRejections(t *testing.T) {
 	s := start(t, func(c *Config) {
 		c.StrictCalled, c.Promiscuous = true, false
@@ -100,6 +103,7 @@ func TestBehaviour03And04TitlesAndRejections(t *testing.T) {
 	}
 }
 
+// Behaviour 13.
 func TestBehaviour13Roles(t *testing.T) {
 	s := start(t)
 	c, err := s.associate(func(c *dul.RequestorConfig) {
@@ -115,6 +119,7 @@ func TestBehaviour13Roles(t *testing.T) {
 	}
 }
 
+// Behaviour 14.
 func TestBehaviour14ExtendedNegotiation(t *testing.T) {
 	s := start(t)
 	c, err := s.associate(func(c *dul.RequestorConfig) {

@@ -60,6 +60,7 @@ func uids(list []*dicom.Dataset, tag dicom.Tag) string {
 }
 
 // TestBehaviour24To27Matching asks for studies over an association, with keys in their own character sets.
+// Behaviours 24, 25, 26, 27.
 func TestBehaviour24To27Matching(t *testing.T) {
 	s := start(t)
 	people(s)
@@ -142,6 +143,7 @@ func TestBehaviour24To27Matching(t *testing.T) {
 }
 
 // TestBehaviour23AnswersHold looks at what an answer has to hold.
+// Behaviour 23.
 func TestBehaviour23AnswersHold(t *testing.T) {
 	s := start(t)
 	people(s)
@@ -181,6 +183,7 @@ func TestBehaviour23AnswersHold(t *testing.T) {
 }
 
 // TestBehaviour26CharacterSetOfAnswers: the one asked for when it can carry the text, else UTF-8.
+// Behaviour 26.
 func TestBehaviour26CharacterSetOfAnswers(t *testing.T) {
 	s := start(t)
 	people(s)
@@ -227,6 +230,7 @@ func TestBehaviour26CharacterSetOfAnswers(t *testing.T) {
 }
 
 // TestBehaviour28LevelRules holds the level and unique key rules, with the element at fault.
+// Behaviour 28.
 func TestBehaviour28LevelRules(t *testing.T) {
 	strict := start(t)
 	people(strict)
@@ -319,6 +323,7 @@ func (s *service) raw(model string, id []byte) (final uint16, pending []uint16) 
 }
 
 // TestBehaviour29GroupLengthsAreNoKeys: some senders put them into identifiers, wrong ones too.
+// Behaviour 29.
 func TestBehaviour29GroupLengthsAreNoKeys(t *testing.T) {
 	s := start(t)
 	people(s)
@@ -341,6 +346,7 @@ func TestBehaviour29GroupLengthsAreNoKeys(t *testing.T) {
 }
 
 // TestBehaviour23UnsupportedKeysAreTold: FF01 where a key is not matched or not known at the level.
+// Behaviour 23.
 func TestBehaviour23UnsupportedKeysAreTold(t *testing.T) {
 	s := start(t)
 	people(s)
@@ -370,6 +376,7 @@ func TestBehaviour23UnsupportedKeysAreTold(t *testing.T) {
 }
 
 // TestBehaviour30CountsAreRightAtOnce asks after every store.
+// Behaviour 30.
 func TestBehaviour30CountsAreRightAtOnce(t *testing.T) {
 	s := start(t)
 	find := s.client([]string{dimse.StudyRootFind, explicit}, []string{ctStorage, explicit}, []string{mrStorage, explicit})
@@ -404,6 +411,7 @@ func TestBehaviour30CountsAreRightAtOnce(t *testing.T) {
 }
 
 // TestBehaviour31And32FindIsCancelledAndNeverCut: a cancelled query ends with FE00, another gives all it has.
+// Behaviours 31, 32.
 func TestBehaviour31And32FindIsCancelledAndNeverCut(t *testing.T) {
 	s := start(t)
 	const n = 150
@@ -437,6 +445,7 @@ func TestBehaviour31And32FindIsCancelledAndNeverCut(t *testing.T) {
 
 // TestBehaviour30AnswersOutliveSealing: what is said to be supported is answered and matched alike before and after
 // the study was sealed.
+// Behaviour 30.
 func TestBehaviour30AnswersOutliveSealing(t *testing.T) {
 	s := start(t)
 	x := samples(t, "mr-epi-001.dcm")[0]

@@ -125,6 +125,7 @@ func (s *service) series(n, bytes int) map[string][]byte {
 var wholeStudy = identifier("STUDY", dicom.StudyInstanceUID, "1.2.9")
 
 // TestBehaviour33Move: counters, the originator, the priority, and the statuses of what goes wrong.
+// Behaviour 33.
 func TestBehaviour33Move(t *testing.T) {
 	s := start(t)
 	sent := s.series(5, 1000)
@@ -178,6 +179,7 @@ func TestBehaviour33Move(t *testing.T) {
 }
 
 // TestBehaviour28RetrieveKeys: what a retrieve identifier has to hold.
+// Behaviour 28.
 func TestBehaviour28RetrieveKeys(t *testing.T) {
 	s := start(t)
 	s.series(2, 10)
@@ -219,6 +221,7 @@ func TestBehaviour28RetrieveKeys(t *testing.T) {
 }
 
 // TestBehaviour36ManyClasses: more classes than one association can name are spread over several.
+// Behaviour 36.
 func TestBehaviour36ManyClasses(t *testing.T) {
 	s := start(t)
 	const n = 150
@@ -264,6 +267,7 @@ func TestPlan(t *testing.T) {
 }
 
 // TestBehaviour37And48SentAsTheDestinationTakesIt: as stored, else rewritten without loss, else not at all.
+// Behaviours 37, 48.
 func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 	s := start(t)
 	big := image("1.2.9", "1.2.9.1", "1.2.9.1.1", 4000, func(d *dicom.Dataset) { d.SetInt(dicom.Rows, 513) })
@@ -305,6 +309,7 @@ func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 }
 
 // TestBehaviour31MoveIsCancelled: the sub-operation under way ends, no other begins, the rest is counted as remaining.
+// Behaviour 31.
 func TestBehaviour31MoveIsCancelled(t *testing.T) {
 	s := start(t)
 	s.waits.pending = 5 * time.Millisecond
@@ -387,6 +392,7 @@ func get(t testing.TB, c *dimse.Client, id *dicom.Dataset, progress func(dimse.R
 }
 
 // TestBehaviour13And33Get: sub-operations on the same association, and only where the peer took the SCP role.
+// Behaviours 13, 33.
 func TestBehaviour13And33Get(t *testing.T) {
 	s := start(t)
 	sent := s.series(4, 1000)
@@ -414,6 +420,7 @@ func TestBehaviour13And33Get(t *testing.T) {
 }
 
 // TestBehaviour31GetIsCancelled cancels in the middle of an object: it ends, and the association goes on.
+// Behaviour 31.
 func TestBehaviour31GetIsCancelled(t *testing.T) {
 	s := start(t)
 	s.waits.pending = 2 * time.Millisecond

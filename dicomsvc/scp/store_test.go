@@ -46,6 +46,7 @@ func store(t testing.TB, c *dimse.Client, class, sop, syntax string, b []byte) d
 }
 
 // TestBehaviour22StoreKeepsEveryBit stores one object of every transfer syntax and gets it back bit for bit.
+// Behaviour 22.
 func TestBehaviour22StoreKeepsEveryBit(t *testing.T) {
 	s := start(t)
 	all := samples(t)
@@ -83,6 +84,7 @@ func encode(t testing.TB, d *dicom.Dataset, syntax string) []byte {
 }
 
 // TestBehaviour19StoreStatuses: what a sender hears of objects that are taken, doubted and refused.
+// Behaviours 19, 21.
 func TestBehaviour19And21StoreStatuses(t *testing.T) {
 	s := start(t)
 	good := image("1.2.3", "1.2.3.1", "1.2.3.1.1", 1000)
@@ -139,6 +141,7 @@ func TestBehaviour19And21StoreStatuses(t *testing.T) {
 }
 
 // TestBehaviour09AbortedStoreLeavesNothing breaks off in the middle of a data set.
+// Behaviour 9.
 func TestBehaviour09AbortedStoreLeavesNothing(t *testing.T) {
 	s := start(t)
 	b := encode(t, image("1.2.3", "1.2.3.1", "1.2.3.1.1", 2<<20), explicit)
@@ -162,6 +165,7 @@ type brokenReader struct{}
 func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 // TestBehaviour43To47OddEncodings: what old equipment sends is stored as it is and found again.
+// Behaviours 43, 44, 45, 46, 47.
 func TestBehaviour43To47OddEncodings(t *testing.T) {
 	s := start(t)
 	raw := func(tag dicom.Tag, vr string, value string) []byte {
@@ -221,6 +225,7 @@ func TestBehaviour43To47OddEncodings(t *testing.T) {
 }
 
 // TestBehaviour18And42DCMTKStore: DCMTK matches the echoed UIDs, and sends without file meta information.
+// Behaviours 18, 42.
 func TestBehaviour18And42DCMTKStore(t *testing.T) {
 	s := start(t)
 	var names []string

@@ -15,6 +15,7 @@ import (
 )
 
 // TestBehaviour33BadDestinations: unreachable, refusing, aborting and silent ones cost no more than they have to.
+// Behaviour 33.
 func TestBehaviour33BadDestinations(t *testing.T) {
 	s := start(t)
 	s.series(6, 1000)
@@ -63,6 +64,7 @@ func TestBehaviour33BadDestinations(t *testing.T) {
 }
 
 // TestBehaviour34SilentDestination: pending responses come on a timer, but not for ever.
+// Behaviour 34.
 func TestBehaviour34SilentDestination(t *testing.T) {
 	s := start(t)
 	s.waits.pending, s.waits.response, s.waits.linger = 5*time.Millisecond, 400*time.Millisecond, 100*time.Millisecond
