@@ -143,6 +143,14 @@ func (s *state) apply(c Command) (Result, error) {
 		return s.putBody(keyTarget(tableHold, c.Target, c.ID), c.Body), s.err
 	case CommitmentRequest:
 		return s.putBody(keyID(tableCommitment, c.ID), c.Body), s.err
+	case PutAE:
+		return s.putAE(c)
+	case RemoveAE:
+		return s.putRegistry(keyText(tableAE, c.Title), nil)
+	case PutBearer:
+		return s.putBearer(c)
+	case RemoveBearer:
+		return s.putRegistry(keyText(tableBearer, c.Name), nil)
 	}
 	return Result{}, s.fault(ErrUnknownCommand)
 }

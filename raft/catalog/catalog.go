@@ -61,6 +61,7 @@ const (
 	metaTime       = "time"    // ring time
 	metaPacks      = "packs"   // number of the last pack
 	metaTombstones = "tombstones"
+	metaRegistry   = "registry" // how often AEs and HTTP tokens have changed
 )
 
 // Open opens or creates the catalog in cfg.Dir. The caller closes it. ErrDamaged when what is there cannot be used: a

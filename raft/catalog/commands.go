@@ -8,8 +8,9 @@ import (
 )
 
 // Command is one change of the catalog: Add, SealBegin, Seal, SealAbort, ForgetEncode, PutNode,
-// PutToken, UseToken, PutSetting, Tombstone, PutOverlay, Hold or CommitmentRequest. Every command
-// is idempotent by its content, so that a proposal whose fate is unknown may be repeated.
+// PutToken, UseToken, PutSetting, Tombstone, PutOverlay, Hold, CommitmentRequest, PutAE, RemoveAE,
+// PutBearer or RemoveBearer. Every command is idempotent by its content, so that a proposal whose fate
+// is unknown may be repeated.
 type Command interface {
 	number() commandNumber
 	// check returns an error that wraps ErrInvalid when the command cannot be encoded.
@@ -34,6 +35,10 @@ const (
 	numberPutOverlay        commandNumber = 11
 	numberHold              commandNumber = 12
 	numberCommitmentRequest commandNumber = 13
+	numberPutAE             commandNumber = 14
+	numberRemoveAE          commandNumber = 15
+	numberPutBearer         commandNumber = 16
+	numberRemoveBearer      commandNumber = 17
 )
 
 // Add offers versions of instances that are durable in the journals of their holders. A version

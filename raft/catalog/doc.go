@@ -55,7 +55,7 @@
 //	33 pack(u32)                               pack     34 pack-id   its number
 //	35 encode                                  encode   36 encode    listed while not sealed
 //	40 kind version                            QC item
-//	50 node   51 token hash   52 setting
+//	50 node   51 token hash   52 setting   53 AE title   54 HTTP token name
 //	60 uid hash   61 target id   62 target id   63 id     tombstone, overlay, hold, commitment request
 //
 // An instance table is version u8, length of the body, zstd of the body; table.go draws the body.

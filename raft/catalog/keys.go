@@ -41,6 +41,8 @@ const (
 	tableNode    table = 0x50
 	tableToken   table = 0x51
 	tableSetting table = 0x52
+	tableAE      table = 0x53
+	tableBearer  table = 0x54
 
 	tableTombstone  table = 0x60
 	tableOverlay    table = 0x61

@@ -29,6 +29,11 @@ const (
 	// maxShards bounds the shards of a placement; geometries stop at 10+10.
 	maxShards = 64
 
+	// MaxTitleBytes is the length of an AE title (PS3.5 §6.2).
+	MaxTitleBytes = 16
+	// MaxAEList bounds the aliases, the addresses and the networks of an AE: a modality has one or two of each.
+	MaxAEList = 64
+
 	// maxUIDBytes is the length of a UID (PS3.5 §9.1).
 	maxUIDBytes = 64
 	// maxStringBytes bounds names, addresses, titles and reasons.

@@ -383,5 +383,5 @@ func decodeRecordCommand(n commandNumber, d *decoder) (Command, error) {
 		c.Body = d.bytes(maxBodyFieldBytes)
 		return c, nil
 	}
-	return nil, fmt.Errorf("%w: command %d", ErrUnknownCommand, n)
+	return decodeRegistryCommand(n, d)
 }
