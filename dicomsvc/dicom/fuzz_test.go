@@ -264,6 +264,23 @@ func FuzzParseJSON(f *testing.F) {
 	})
 }
 
+func FuzzParseXML(f *testing.F) {
+	f.Add([]byte(xmlHead + `<DicomAttribute tag="00090002" vr="UN" privateCreator="A"><InlineBinary>AAE=</InlineBinary></DicomAttribute></NativeDicomModel>`))
+	f.Add([]byte(xmlHead + `<DicomAttribute tag="00081140" vr="SQ"><Item number="1"><DicomAttribute tag="00100010" vr="PN"><PersonName number="2"><Alphabetic><FamilyName>A</FamilyName></Alphabetic></PersonName></DicomAttribute></Item></DicomAttribute></NativeDicomModel>`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := ParseXML(b, Limits{Elements: 2000, Items: 2000})
+		if err != nil {
+			checkKind(t, err)
+			return
+		}
+		out, err := AppendJSON(nil, d, nil)
+		if err != nil || !json.Valid(out) {
+			t.Fatalf("%v: %q", err, out)
+		}
+		checkEncode(t, d)
+	})
+}
+
 func FuzzDecodeText(f *testing.F) {
 	f.Add("ISO 2022 IR 13\\ISO 2022 IR 87", []byte("\xd4\xcf=\x1b$B;3\x1b(J^"), true)
 	f.Add("\\ISO 2022 IR 149", []byte("\x1b$)C\xfb\xf3"), false)

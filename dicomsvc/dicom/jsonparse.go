@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,7 +22,7 @@ func ParseJSON(b []byte, lim Limits) (*Dataset, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
-	p := jsonParser{src: b, dec: dec, lim: lim.filled()}
+	p := jsonParser{modelParser{what: "DICOM JSON", offset: dec.InputOffset, lim: lim.filled()}, b, dec}
 	d, err := p.object(0, nil)
 	if err == nil {
 		if _, extra := dec.Token(); extra != io.EOF {
@@ -31,26 +32,38 @@ func ParseJSON(b []byte, lim Limits) (*Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !d.allASCII() || d.Has(SpecificCharacterSet) {
-		d.Set(Element{Tag: SpecificCharacterSet, VR: CS, Value: []byte(utf8Term)})
-	}
+	d.declareUTF8()
 	return d, nil
 }
 
+// declareUTF8 makes Specific Character Set say what the text is in; a data set of ASCII without the element goes without.
+func (d *Dataset) declareUTF8() {
+	if !d.allASCII() || d.Has(SpecificCharacterSet) {
+		d.Set(Element{Tag: SpecificCharacterSet, VR: CS, Value: []byte(utf8Term)})
+	}
+}
+
 type jsonParser struct {
-	src      []byte
-	dec      *json.Decoder
+	modelParser
+	src []byte
+	dec *json.Decoder
+}
+
+// modelParser is what the readers of DICOM JSON and of the Native DICOM Model have in common: the limits, where they are, and how values are encoded.
+type modelParser struct {
+	what     string // what is read, for errors
+	offset   func() int64
 	lim      Limits
 	elements int
 	tag      Tag
 }
 
-func (p *jsonParser) bad(what string) error {
-	return &ParseError{Kind: ErrMalformed, Tag: p.tag, Offset: p.dec.InputOffset(), What: "DICOM JSON: " + what}
+func (p *modelParser) bad(what string) error {
+	return &ParseError{Kind: ErrMalformed, Tag: p.tag, Offset: p.offset(), What: p.what + ": " + what}
 }
 
-func (p *jsonParser) over(what string) error {
-	return &ParseError{Kind: ErrLimit, Tag: p.tag, Offset: p.dec.InputOffset(), What: "DICOM JSON: " + what}
+func (p *modelParser) over(what string) error {
+	return &ParseError{Kind: ErrLimit, Tag: p.tag, Offset: p.offset(), What: p.what + ": " + what}
 }
 
 // delim reads the delimiter wanted.
@@ -98,17 +111,24 @@ func (p *jsonParser) members(depth int, parent *Dataset) (*Dataset, error) {
 	if _, err := p.dec.Token(); err != nil {
 		return nil, p.bad("not valid JSON")
 	}
-	els := d.Elements
-	d.Elements = make([]Element, 0, len(els))
-	d.adopt(els)
+	d.adopt(d.Elements)
 	return d, nil
 }
 
-// adopt sets the elements in order; of several with one tag the last counts, as JSON readers have it.
+// adopt makes els, in any order, the elements of d; of several with one tag the last counts, as JSON readers have it.
 func (d *Dataset) adopt(els []Element) {
-	for _, el := range els {
-		d.Set(el)
+	slices.SortStableFunc(els, byTag)
+	kept := els[:0]
+	for i := range els {
+		if i+1 < len(els) && els[i+1].Tag == els[i].Tag {
+			continue
+		}
+		for _, item := range els[i].Items {
+			item.parent = d
+		}
+		kept = append(kept, els[i])
 	}
+	d.Elements = kept
 }
 
 func (p *jsonParser) key() (string, error) {
@@ -302,7 +322,7 @@ func (p *jsonParser) nameAhead() bool {
 }
 
 // assign encodes the values in the element's VR.
-func (p *jsonParser) assign(el *Element, values []any) error {
+func (p *modelParser) assign(el *Element, values []any) error {
 	if values == nil {
 		return nil
 	}
@@ -337,7 +357,7 @@ func (p *jsonParser) assign(el *Element, values []any) error {
 	return nil
 }
 
-func (p *jsonParser) assignText(el *Element, values []any) error {
+func (p *modelParser) assignText(el *Element, values []any) error {
 	var b []byte
 	for i, v := range values {
 		if i > 0 {

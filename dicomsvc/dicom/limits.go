@@ -32,6 +32,9 @@ const (
 	// jsonBytesMax bounds what ParseJSON takes: the caller streams bulk data apart from it.
 	jsonBytesMax = 64 << 20
 
+	// valueGapMax is how many numbers may be left out between two values of the Native DICOM Model.
+	valueGapMax = 1 << 10
+
 	// windowBytes is the scanner's read-ahead while it parses; CT headers are about 2 KiB.
 	windowBytes = 8 << 10
 	// bulkWindowBytes is its read size while bulk data flows by.
