@@ -31,6 +31,7 @@ var rooms = map[string]int{
 	"raft/catalog": 4,
 
 	"dicomsvc/dimse": 3,
+	"dicomsvc/pixel": 3,
 
 	"raft/ring":       2,
 	"raft/local":      2,

@@ -19,6 +19,15 @@ const (
 	// paddingBytesMax bounds the white space that may follow a boundary on its line.
 	paddingBytesMax = 64
 
+	// metadataBytesMax bounds the metadata of one store request: those of some 2,000 CT slices.
+	metadataBytesMax = 16 << 20
+	// heldBytesMax bounds the bulk data that one store request keeps in memory until their instance is complete: a frame of mammography, and
+	// the tables and overlays of many. assembliesMax bounds how many requests do so at once.
+	heldBytesMax  = 64 << 20
+	assembliesMax = 8
+	// jpegHeadBytes is how far into a JPEG image its frame header is looked for.
+	jpegHeadBytes = 64 << 10
+
 	// drainBytesMax is how much of a refused request is read, so that its sender gets to read the answer: a
 	// large image.
 	drainBytesMax = 64 << 20
@@ -63,6 +72,12 @@ const (
 	tokenBytesMax = 4 << 10
 	// preflightAge is how long a browser may remember the answer to a preflight request.
 	preflightAge = 10 * time.Minute
+	// thumbnailSide is the box of a thumbnail for which no viewport is asked.
+	thumbnailSide = 128
+	// paintersMax bounds the frames that are decoded and rendered at a time, each of which takes up to some 500 MiB.
+	paintersMax = 4
+	// animationPixelsMax bounds an animated GIF, which is held in memory: 256 frames of 512 x 512.
+	animationPixelsMax = 1 << 26
 	// retryAfterSeconds is told to a client that was refused for want of resources.
 	retryAfterSeconds = 10
 	// problemTextMax bounds what is echoed of a request in a problem reply.

@@ -22,13 +22,15 @@ const (
 	resFrames    resource = "frames"
 	resPixels    resource = "pixeldata"
 	resBulk      resource = "bulkdata"
+	resRendered  resource = "rendered" // an instance, or frames in list
+	resThumbnail resource = "thumbnail"
 )
 
 // target is a parsed path: the resource and the UIDs in front of it (PS3.18 §10.1).
 type target struct {
 	resource                resource
 	study, series, instance string
-	// list is the frame list of resFrames, path the element of resBulk.
+	// list is the frame list of resFrames and of what is rendered of it, path the element of resBulk.
 	list string
 	path []pathStep
 }
@@ -74,7 +76,7 @@ func parseTarget(path string) (target, *problem) {
 func noSuchResource() *problem {
 	return newProblem(http.StatusNotFound, "no such resource",
 		"use /studies, /series or /instances to search, /studies/{study}[/series/{series}[/instances/{instance}]] "+
-			"with /metadata, /frames/{list} or /bulkdata/{path} to retrieve")
+			"with /metadata, /frames/{list}, /bulkdata/{path}, /rendered or /thumbnail to retrieve")
 }
 
 // pathReader takes the segments of a path one by one.
@@ -125,6 +127,8 @@ func (p *pathReader) studies(t target) (target, *problem) {
 		t.resource = resInstances
 	case "metadata":
 		t.resource = resMetadata
+	case "thumbnail":
+		t.resource = resThumbnail
 	default:
 		return t, noSuchResource()
 	}
@@ -148,6 +152,8 @@ func (p *pathReader) series(t target) (target, *problem) {
 		return p.instances(t)
 	case "metadata":
 		t.resource = resMetadata
+	case "thumbnail":
+		t.resource = resThumbnail
 	default:
 		return t, noSuchResource()
 	}
@@ -174,9 +180,29 @@ func (p *pathReader) instances(t target) (target, *problem) {
 	case "frames":
 		t.resource = resFrames
 		t.list = p.next()
+		if t.list != "" && len(p.rest) > 0 {
+			return p.render(t)
+		}
 	case "bulkdata":
 		t.resource = resBulk
 		return t, p.bulk(&t)
+	case "rendered":
+		t.resource = resRendered
+	case "thumbnail":
+		t.resource = resThumbnail
+	default:
+		return t, noSuchResource()
+	}
+	return t, p.end()
+}
+
+// render takes what is behind a frame list.
+func (p *pathReader) render(t target) (target, *problem) {
+	switch p.next() {
+	case "rendered":
+		t.resource = resRendered
+	case "thumbnail":
+		t.resource = resThumbnail
 	default:
 		return t, noSuchResource()
 	}

@@ -117,6 +117,10 @@ type Server struct {
 	panics  atomic.Int64
 	zippers sync.Pool // of *gzip.Writer
 	buffers sync.Pool // of *[]byte, copyBytes long
+	// assembling holds a token for each request that holds bulk data in memory.
+	assembling chan struct{}
+	// painters holds a token for every frame being rendered.
+	painters chan struct{}
 }
 
 // New returns a Server over cfg.Archive, or what Validate says of cfg.
@@ -136,7 +140,7 @@ func newServer(cfg Config, a archive) *Server {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, archive: a, log: log,
+		cfg: cfg, archive: a, log: log, painters: make(chan struct{}, paintersMax),
 		zippers: sync.Pool{New: func() any {
 			z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed)
 			return z
@@ -268,6 +272,8 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) *problem {
 		return s.metadata(w, r)
 	case resFrames, resPixels:
 		return s.frames(w, r)
+	case resRendered, resThumbnail:
+		return s.rendered(w, r)
 	default:
 		return s.bulkdata(w, r)
 	}
