@@ -29,8 +29,10 @@
 // On the server one goroutine an association reads; it runs C-ECHO, C-STORE
 // and the N- services itself, in order, and starts one goroutine for each
 // C-FIND, C-MOVE and C-GET, so that it sees a C-CANCEL, the responses to
-// C-GET's sub-operations and an abort while they run. That goroutine is waited
-// for before the association is closed.
+// C-GET's sub-operations and an abort while they run. Where an asynchronous
+// window was agreed to, each C-STORE has a goroutine too, to which the reader
+// lends the stream until the data set is read (overlap.go). These goroutines
+// are waited for before the association is closed.
 //
 // The package does not decide who may call, what exists or which status a
 // failure deserves: that is the handler's.

@@ -75,16 +75,16 @@ func (g *gate) enter(r *dul.Request) (*dul.Rejection, Advice) {
 	case s.draining > 0:
 		return dul.RejectCongestion(), Advice{"this node is shutting down", "use another node of the ring"}
 	case s.total >= limit && reserved:
-		return dul.RejectLocalLimit(), Advice{"all places for callers that are not configured are taken",
-			"name the AE in aes: of the configuration, for which places are kept, or raise dimse.associations_max"}
+		return dul.RejectLocalLimit(), Advice{"all places for callers that are not registered are taken",
+			"register the AE with osteon ae add, for which places are kept, or raise dimse.associations_max"}
 	case s.total >= limit:
 		return dul.RejectLocalLimit(), Advice{"all associations that this node takes are open", "raise dimse.associations_max, or spread senders over the nodes"}
 	case s.perAE[r.CallingAE] >= s.cfg.MaxPerAE:
 		return dul.RejectLocalLimit(), Advice{"this calling title has as many associations open as one may have",
 			"see whether it leaves associations open; raise dimse.associations_per_ae"}
 	case !known && s.perHost[g.host] >= s.cfg.MaxPerHost:
-		return dul.RejectLocalLimit(), Advice{"callers at this address that are not configured have as many associations open as one address may have",
-			"name the AE in aes: of the configuration; raise dimse.associations_per_host"}
+		return dul.RejectLocalLimit(), Advice{"callers at this address that are not registered have as many associations open as one address may have",
+			"register the AE with osteon ae add; raise dimse.associations_per_host"}
 	}
 	s.total++
 	s.perAE[r.CallingAE]++

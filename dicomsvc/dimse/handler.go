@@ -10,7 +10,8 @@ import (
 
 // Handler is what a Server serves. Its methods are called from several
 // goroutines; those of one association in order, except that Find, Move and
-// Get run beside what follows them. The context of each ends when the
+// Get run beside what follows them, and so does Store, once it has read its
+// data set, where an asynchronous window was agreed to. The context of each ends when the
 // association ends and when the server's grace is over; that of Find, Move and
 // Get also with a C-CANCEL, and context.Cause is then ErrCancelled.
 //

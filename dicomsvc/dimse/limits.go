@@ -12,8 +12,16 @@ const (
 	identifierBytesMax = 4 << 20
 
 	// operationsMax is how many C-FIND, C-MOVE and C-GET run at once on one
-	// association; beyond the negotiated window nothing is owed to the peer.
+	// association, or as many as its window has if that is more.
 	operationsMax = 4
+
+	// windowMax bounds the operations under way in one direction of an
+	// association, whatever window was agreed to.
+	windowMax = 64
+
+	// overlapDefault is how many stores may run beside others of their
+	// association: each may hold the header of its object in memory.
+	overlapDefault = 256
 
 	// failedUIDsMax bounds the Failed SOP Instance UID List: in Explicit VR its
 	// length field has 16 bits.

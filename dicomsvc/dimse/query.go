@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 
 	"osteon/dicomsvc/dicom"
 	"osteon/dicomsvc/dul"
@@ -46,12 +47,12 @@ func (s *Session) startQuery(ctx context.Context, m *Message) error {
 		defer s.ops.Done()
 		defer s.end()
 		defer stop(nil)
-		o := &operation{s: s, ctx: ctx, pc: pc, cmd: c}
+		o := &operation{s: s, ctx: ctx, pc: pc, cmd: c, unregister: sync.OnceFunc(func() { s.unregister(c.MessageID) })}
+		defer o.unregister()
 		err := s.server.guarded(func() error { return o.run(ds) })
 		if errors.Is(err, ErrPanic) {
 			s.noteBroken(err)
 		}
-		s.unregister(c.MessageID)
 		if err != nil {
 			s.Abort()
 		}
@@ -73,20 +74,29 @@ func (s *Session) register(id uint16, stop context.CancelCauseFunc) uint16 {
 	if _, used := s.ops.ids[id]; used {
 		return StatusDuplicateInvoke
 	}
-	if len(s.ops.ids) >= operationsMax {
+	if s.ops.queries >= max(operationsMax, cap(s.overlap.turns)) {
 		return StatusResourceLimitation
 	}
+	s.ops.queries++
+	s.noteID(id, stop)
+	return StatusSuccess
+}
+
+// noteID notes an operation under way; the mutex is held.
+func (s *Session) noteID(id uint16, stop context.CancelCauseFunc) {
 	if s.ops.ids == nil {
 		s.ops.ids = map[uint16]context.CancelCauseFunc{}
 	}
 	s.ops.ids[id] = stop
-	return StatusSuccess
 }
 
 func (s *Session) unregister(id uint16) {
 	s.ops.mu.Lock()
+	defer s.ops.mu.Unlock()
+	if s.ops.ids[id] != nil {
+		s.ops.queries--
+	}
 	delete(s.ops.ids, id)
-	s.ops.mu.Unlock()
 }
 
 // cancel handles a C-CANCEL-RQ, which has no response of its own. One that
@@ -107,6 +117,8 @@ type operation struct {
 	ctx context.Context // of this operation alone, as http.Request has one
 	pc  dul.Context
 	cmd *Command
+	// unregister gives the message ID free, once.
+	unregister func()
 }
 
 // run calls the handler and sends the final response.
@@ -161,6 +173,7 @@ func (o *operation) final(res Result) error {
 		list = &dicom.Dataset{}
 		list.SetStrings(dicom.FailedSOPInstanceUIDList, res.FailedInstances[:min(len(res.FailedInstances), failedUIDsMax)]...)
 	}
+	o.unregister() // behind the response the peer may use the ID again
 	return writeDataset(o.s.conn, o.pc.ID, rsp, list, o.pc.TransferSyntax)
 }
 
@@ -192,7 +205,7 @@ func (p *Progress) Pending(n Counters) error {
 }
 
 // Getter is Progress and the sub-operations of a C-GET, on the same
-// association. Stores run one at a time.
+// association. As many run at once as were agreed to.
 type Getter struct{ Progress }
 
 // Syntaxes returns the transfer syntaxes in which the peer takes instances of
@@ -227,6 +240,11 @@ func (g *Getter) Store(a StoreArgs) (status uint16, err error) {
 	if pc.ID == 0 {
 		return 0, dul.ErrContext
 	}
+	leave, err := o.s.askTurn(o.ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	id, ch, err := o.s.waits.open()
 	if err != nil {
 		return 0, err

@@ -27,7 +27,7 @@ func (p peer) noteRejection(s *Server, rej *dul.Rejection, advice Advice) {
 	if advice.Do == "" {
 		advice.Do = "try again later"
 		if !rej.Transient() {
-			advice.Do = "correct the titles at the peer, or name the AE in aes: of the configuration"
+			advice.Do = "correct the titles at the peer, or register the AE with osteon ae add"
 		}
 	}
 	s.cfg.Refusals.Note(p.event("association", rej.Code(), rej.Words(), advice))
@@ -55,7 +55,7 @@ func (s *Server) noteEvicted(host string) {
 func (s *Server) noteHeldBack(host string) {
 	s.cfg.Refusals.Note(peer{host: host}.event("connection", "", "closed without an answer",
 		Advice{fmt.Sprintf("connections from this address come to nothing many times a second (%d are put up with)", s.cfg.MaxFruitless),
-			"find out what calls there; name its AE in aes: of the configuration if it may call"}))
+			"find out what calls there; register its AE with osteon ae add if it may call"}))
 }
 
 // noteBroken notes an association that did not end with a release.
@@ -149,7 +149,7 @@ var meanings = map[uint16][2]string{
 	StatusOutOfResources:     {"refused: out of resources", "try again later or at another node; osteon status says what this one lacks"},
 	StatusNoMatches:          {"refused: out of resources, unable to calculate number of matches", "try again later or at another node"},
 	StatusSubOperations:      {"refused: out of resources, unable to perform sub-operations", "see whether the destination takes the objects; the node's log says why each failed"},
-	StatusUnknownDestination: {"refused: move destination unknown", "name the destination with its address in aes: of the configuration"},
+	StatusUnknownDestination: {"refused: move destination unknown", "register the destination with its address: osteon ae add TITLE --address HOST:PORT"},
 	StatusMismatch:           {"data set or identifier does not match SOP class", "correct the element at fault at the sender"},
 	StatusCoerced:            {"warning: sub-operations complete, one or more failures", "see the failed instances in the response, and the node's log"},
 }

@@ -41,6 +41,10 @@ type ServerConfig struct {
 	// in are not held back. Default 200.
 	MaxFruitless int
 
+	// MaxOverlap bounds, over all associations, the stores under way beyond the first of each association; where none
+	// is left an association's stores run one after another, whatever window it has. Default 256.
+	MaxOverlap int
+
 	// Grace is how long open associations may go on after the end of Serve's
 	// context. Default 30 s.
 	Grace time.Duration
@@ -62,7 +66,7 @@ func (c *ServerConfig) Validate() error {
 	if c.Handler == nil {
 		errs = append(errs, errors.New("dimse server: Handler is required"))
 	}
-	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost, c.MaxFruitless} {
+	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost, c.MaxFruitless, c.MaxOverlap} {
 		if n < 0 {
 			errs = append(errs, errors.New("dimse server: a limit is negative"))
 			break
@@ -86,6 +90,7 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	set(&c.MaxLobby, lobbyDefault)
 	set(&c.MaxLobbyPerHost, lobbyPerHostDefault)
 	set(&c.MaxFruitless, fruitlessDefault)
+	set(&c.MaxOverlap, overlapDefault)
 	set(&c.Reserve, c.MaxAssociations*reservePercent/100)
 	if c.Grace == 0 {
 		c.Grace = graceDefault
@@ -132,6 +137,8 @@ type Server struct {
 	cfg   ServerConfig
 	stats Stats
 	ids   atomic.Uint64
+	// overlapping is full while MaxOverlap stores run beside others of their association.
+	overlapping chan struct{}
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -148,8 +155,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	cfg = cfg.withDefaults()
 	return &Server{
-		cfg: cfg.withDefaults(), sessions: map[*Session]struct{}{},
+		cfg: cfg, overlapping: make(chan struct{}, cfg.MaxOverlap), sessions: map[*Session]struct{}{},
 		perAE: map[string]int{}, perHost: map[string]int{}, throttle: newThrottle(),
 	}, nil
 }

@@ -38,9 +38,13 @@ type Session struct {
 
 	ops struct {
 		sync.WaitGroup
-		mu  sync.Mutex
-		ids map[uint16]context.CancelCauseFunc
+		mu      sync.Mutex
+		ids     map[uint16]context.CancelCauseFunc // of all operations under way; nil for a store
+		queries int
 	}
+	stores   sync.WaitGroup
+	overlap  overlap
+	asking   chan struct{} // full while as many requests of this side wait for their response as were agreed to
 	busy     atomic.Int64
 	begun    atomic.Int64 // operations so far
 	draining atomic.Bool
@@ -58,11 +62,20 @@ func (s *Session) Association() *dul.Association { return s.conn.assoc }
 // Abort ends the association at once.
 func (s *Session) Abort() { s.conn.assoc.Abort() }
 
+// open sizes the windows by what was agreed to.
+func (s *Session) open() {
+	agreed := s.conn.assoc.AsyncOps()
+	s.overlap.turns = make(chan struct{}, window(agreed.Invoked))
+	s.asking = make(chan struct{}, window(agreed.Performed))
+}
+
 // run serves the association until it ends; nil after a release.
 func (s *Session) run(ctx context.Context) error {
+	s.open()
 	ctx, stop := context.WithCancel(ctx)
 	err := s.loop(ctx)
 	s.waits.fail(err)
+	s.stores.Wait() // whatever became of the association: what has arrived is made safe, and answered before a release is
 	stop()
 	s.ops.Wait()
 	if errors.Is(err, dul.ErrReleaseRequested) {
@@ -124,9 +137,11 @@ func (s *Session) dispatch(ctx context.Context, m *Message) error {
 	case c.IsResponse():
 		return s.deliver(m)
 	}
-	switch c.Field {
-	case CFindRQ, CMoveRQ, CGetRQ:
+	switch {
+	case c.Field == CFindRQ || c.Field == CMoveRQ || c.Field == CGetRQ:
 		return s.startQuery(ctx, m)
+	case c.Field == CStoreRQ && cap(s.overlap.turns) > 1:
+		return s.storeBeside(ctx, m)
 	}
 	s.begin()
 	defer s.end()
@@ -165,22 +180,30 @@ func (s *Session) echo(ctx context.Context, m *Message) error {
 // set has been read or drained: a sender does not look for it earlier.
 func (s *Session) store(ctx context.Context, m *Message) error {
 	req, res := storeRequest(m, s.context(m))
-	var err error
 	if req != nil {
 		req.Session = s
 		res = s.server.cfg.Handler.Store(ctx, req)
 	}
-	if err = s.conn.data.drain(); err != nil {
+	return s.answerStore(m, res)
+}
+
+// answerStore answers once the rest of the data set is drained.
+func (s *Session) answerStore(m *Message, res StoreResponse) error {
+	if err := s.conn.data.drain(); err != nil {
 		s.server.stats.StoresBroken.Add(1)
 		return err
 	}
+	return s.replyStore(m.ContextID, m.Command, res)
+}
+
+func (s *Session) replyStore(contextID byte, c *Command, res StoreResponse) error {
 	if IsSuccess(res.Status) {
 		s.server.stats.Stores.Add(1)
 	} else {
 		s.server.stats.StoresRefused.Add(1)
 	}
 	s.note(operationName(CStoreRQ), res.Status, res.ErrorComment, res.Advice)
-	return s.conn.Write(m.ContextID, storeReply(m.Command, res), nil)
+	return s.conn.Write(contextID, storeReply(c, res), nil)
 }
 
 // storeRequest gives the request for a handler, or nil and the refusal.
@@ -387,6 +410,11 @@ func (s *Session) EventReport(ctx context.Context, class, instance string, event
 	if !ok {
 		return 0, dul.ErrContext
 	}
+	leave, err := s.askTurn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
 	id, ch, err := s.waits.open()
 	if err != nil {
 		return 0, err
@@ -399,6 +427,16 @@ func (s *Session) EventReport(ctx context.Context, class, instance string, event
 		return 0, err
 	}
 	return s.awaitResponse(ctx, ch)
+}
+
+// askTurn waits until one more request of this side may be under way (PS3.7 §D.3.3.3).
+func (s *Session) askTurn(ctx context.Context) (leave func(), err error) {
+	select {
+	case s.asking <- struct{}{}:
+		return func() { <-s.asking }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // awaitResponse waits for the response to a request of this side. A peer that
