@@ -44,10 +44,24 @@ func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, 
 		g.s.stats.Limited.Add(1)
 		return g.refuse(rej, advice)
 	}
+	g.s.limitWindow(decision.Acceptance)
 	g.decision = decision
 	g.s.leaveLobby(g.conn)
 	g.s.welcome(g.host, g.known)
 	return decision.Acceptance, nil
+}
+
+// limitWindow agrees to MaxOperations in each direction, or to less where the handler did.
+func (s *Server) limitWindow(a *dul.Acceptance) {
+	limit := uint16(s.cfg.MaxOperations)
+	if a.AsyncOps == nil {
+		a.AsyncOps = &dul.AsyncOps{}
+	}
+	for _, n := range []*uint16{&a.AsyncOps.Invoked, &a.AsyncOps.Performed} {
+		if *n == 0 || *n > limit {
+			*n = limit
+		}
+	}
 }
 
 func (g *gate) refuse(rej *dul.Rejection, advice Advice) (*dul.Acceptance, *dul.Rejection) {

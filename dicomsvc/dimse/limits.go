@@ -15,9 +15,11 @@ const (
 	// association, or as many as its window has if that is more.
 	operationsMax = 4
 
-	// windowMax bounds the operations under way in one direction of an
-	// association, whatever window was agreed to.
-	windowMax = 64
+	// windowDefault is the asynchronous operations window: with eight stores
+	// under way the wait for two fsyncs is hidden behind the next data sets.
+	// windowMax bounds it, whatever a configuration says.
+	windowDefault = 8
+	windowMax     = 64
 
 	// overlapDefault is how many stores may run beside others of their
 	// association: each may hold the header of its object in memory.

@@ -16,6 +16,30 @@ import (
 	"osteon/dicomsvc/dul"
 )
 
+// What is agreed to is the least of proposal, handler and configuration; 0 is any number.
+// Behaviour 12.
+func TestBehaviour12AgreedWindow(t *testing.T) {
+	for _, c := range []struct {
+		proposed   *dul.AsyncOps
+		handler    uint16
+		configured int
+		want       dul.AsyncOps
+	}{
+		{nil, 0, 0, dul.AsyncOps{Invoked: 1, Performed: 1}},
+		{&dul.AsyncOps{}, 0, 0, dul.AsyncOps{Invoked: windowDefault, Performed: windowDefault}},
+		{&dul.AsyncOps{Invoked: 3, Performed: 0}, 0, 5, dul.AsyncOps{Invoked: 3, Performed: 5}},
+		{&dul.AsyncOps{Invoked: 0, Performed: 9}, 4, 6, dul.AsyncOps{Invoked: 4, Performed: 4}},
+		{&dul.AsyncOps{}, 0, 1, dul.AsyncOps{Invoked: 1, Performed: 1}},
+		{&dul.AsyncOps{}, 0, 1 << 20, dul.AsyncOps{Invoked: windowMax, Performed: windowMax}},
+	} {
+		g := newGatedStores(c.handler)
+		s := start(t, g, func(cfg *ServerConfig) { cfg.MaxOperations = c.configured })
+		if got := s.async(t, c.proposed).assoc.AsyncOps(); got != c.want {
+			t.Errorf("proposed %v, handler %d, configured %d: agreed to %v, want %v", c.proposed, c.handler, c.configured, got, c.want)
+		}
+	}
+}
+
 // gatedStores is a handler whose stores read everything and then wait for leave, as one waits for its syncs.
 type gatedStores struct {
 	archive
@@ -36,7 +60,8 @@ func newGatedStores(window uint16) *gatedStores {
 
 func (g *gatedStores) Associate(ctx context.Context, r *dul.Request) Decision {
 	d := g.archive.Associate(ctx, r)
-	d.Acceptance.AsyncOps = &g.window
+	window := g.window
+	d.Acceptance.AsyncOps = &window
 	return d
 }
 

@@ -41,6 +41,10 @@ type ServerConfig struct {
 	// in are not held back. Default 200.
 	MaxFruitless int
 
+	// MaxOperations is the asynchronous operations window agreed to in each direction of an association where the peer
+	// proposes one (PS3.7 §D.3.3.3): never more than was proposed, and this where it proposed any number. The handler may agree to
+	// less. 1 has everything done one after another. Default 8.
+	MaxOperations int
 	// MaxOverlap bounds, over all associations, the stores under way beyond the first of each association; where none
 	// is left an association's stores run one after another, whatever window it has. Default 256.
 	MaxOverlap int
@@ -66,7 +70,7 @@ func (c *ServerConfig) Validate() error {
 	if c.Handler == nil {
 		errs = append(errs, errors.New("dimse server: Handler is required"))
 	}
-	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost, c.MaxFruitless, c.MaxOverlap} {
+	for _, n := range []int{c.MaxAssociations, c.MaxPerAE, c.MaxPerHost, c.Reserve, c.MaxLobby, c.MaxLobbyPerHost, c.MaxFruitless, c.MaxOperations, c.MaxOverlap} {
 		if n < 0 {
 			errs = append(errs, errors.New("dimse server: a limit is negative"))
 			break
@@ -90,6 +94,8 @@ func (c ServerConfig) withDefaults() ServerConfig {
 	set(&c.MaxLobby, lobbyDefault)
 	set(&c.MaxLobbyPerHost, lobbyPerHostDefault)
 	set(&c.MaxFruitless, fruitlessDefault)
+	set(&c.MaxOperations, windowDefault)
+	c.MaxOperations = min(c.MaxOperations, windowMax)
 	set(&c.MaxOverlap, overlapDefault)
 	set(&c.Reserve, c.MaxAssociations*reservePercent/100)
 	if c.Grace == 0 {
