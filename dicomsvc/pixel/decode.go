@@ -28,6 +28,11 @@ func Decodable(syntax string) bool {
 // codec decodes the compressed bytes of one frame into out, whose Format it may correct.
 type codec func(ctx context.Context, f Format, data []byte) (*Frame, error)
 
+// isJPEG tells the UIDs of the JPEG processes, the retired ones included: 1.2.840.10008.1.2.4.50 to 66, and 70.
+func isJPEG(syntax string) bool {
+	return len(syntax) == len(dicom.JPEGBaseline8Bit) && syntax >= dicom.JPEGBaseline8Bit && syntax <= dicom.JPEGLosslessSV1
+}
+
 func codecOf(syntax string) codec {
 	switch syntax {
 	case dicom.EncapsulatedUncompressed:
@@ -38,6 +43,9 @@ func codecOf(syntax string) codec {
 		return decodeDeflated
 	case dicom.RLELossless:
 		return decodeRLE
+	}
+	if isJPEG(syntax) {
+		return decodeJPEG
 	}
 	return nil
 }

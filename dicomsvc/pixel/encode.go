@@ -7,7 +7,7 @@ import (
 	web "image/color/palette"
 	"image/draw"
 	"image/gif"
-	"image/jpeg"
+	stdjpeg "image/jpeg"
 	"image/png"
 	"io"
 )
@@ -20,7 +20,7 @@ func WriteJPEG(w io.Writer, m image.Image, quality int) error {
 	if quality == 0 {
 		quality = QualityDefault
 	}
-	return jpeg.Encode(w, m, &jpeg.Options{Quality: min(max(quality, 1), 100)})
+	return stdjpeg.Encode(w, m, &stdjpeg.Options{Quality: min(max(quality, 1), 100)})
 }
 
 // WritePNG writes a rendered image without loss.
