@@ -145,9 +145,19 @@ func casesB18(b *badBench) (cases []badCase) {
 	cases = append(cases, b.getWant("search 8 deep", "/dicom-web/studies?limit=1&"+path+"00081155=1.2.3", 200),
 		b.getWant("search 9 deep", "/dicom-web/studies?limit=1&00081140."+path+"00081155=1.2.3", 400),
 		b.getWant("search 1,100 deep", "/dicom-web/studies?"+strings.Repeat("00081140.", 1100)+"00081155=1.2.3", 400))
-	for _, media := range []string{"application/dicom+json", "application/dicom+xml", "application/json"} { // not taken: no depth to bound
-		cases = append(cases, badCase{"STOW-RS of " + media, func(ctx context.Context) error {
-			_, err := b.request(ctx, "POST", "/dicom-web/studies", strings.NewReader(strings.Repeat("[", 100_000)), 415, "Content-Type", media)
+	deep := func(open, close string) string { return strings.Repeat(open, 65) + strings.Repeat(close, 65) }
+	for _, c := range []struct {
+		media, body string
+		code        int
+	}{
+		{"application/json", "[]", 415},
+		{"application/dicom+json", strings.Repeat("[", 100_000), 400},
+		{"application/dicom+json", "[" + deep(`{"00081140":{"vr":"SQ","Value":[`, `]}}`) + "]", 400},
+		{"application/dicom+xml", "<NativeDicomModel>" + strings.Repeat("<x>", 100_000), 400},
+		{"application/dicom+xml", "<NativeDicomModel>" + deep(`<DicomAttribute tag="00081140" vr="SQ"><Item number="1">`, "</Item></DicomAttribute>") + "</NativeDicomModel>", 400},
+	} {
+		cases = append(cases, badCase{fmt.Sprintf("STOW-RS of %s, %.20s", c.media, c.body), func(ctx context.Context) error {
+			_, err := b.request(ctx, "POST", "/dicom-web/studies", strings.NewReader(c.body), c.code, "Content-Type", c.media)
 			return err
 		}})
 	}

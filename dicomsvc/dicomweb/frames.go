@@ -235,13 +235,47 @@ func (p *pixels) payload(n int) (payload, error) {
 			if length == 0 {
 				break
 			}
-			if err := p.server.copySwapped(w, p.obj.Section(e.Offset+off, length), length, p.width); err != nil {
+			if err := p.copyWords(w, e.Offset+off, length); err != nil {
 				return err
 			}
 			off, n = 0, n-length
 		}
 		return nil
 	}}, nil
+}
+
+// copyWords copies n bytes from off of the stream, in Little Endian: whole words are read, for a frame of Big Endian words may begin or end within one.
+func (p *pixels) copyWords(w io.Writer, off, n int64) error {
+	width := int64(p.width)
+	if width == 1 {
+		return p.server.copyExact(w, p.obj.Section(off, n), n)
+	}
+	first, err := p.table.Frame(nil, 0)
+	if err != nil {
+		return err
+	}
+	skip := (off - first[0].Offset) % width
+	whole := (skip + n + width - 1) / width * width
+	return p.server.copySwapped(&window{w: w, skip: skip, left: n}, p.obj.Section(off-skip, whole), whole, p.width)
+}
+
+// window lets the bytes between skip and skip+left through.
+type window struct {
+	w          io.Writer
+	skip, left int64
+}
+
+func (c *window) Write(p []byte) (int, error) {
+	all := len(p)
+	n := min(c.skip, int64(len(p)))
+	c.skip -= n
+	p = p[n:]
+	p = p[:min(c.left, int64(len(p)))]
+	c.left -= int64(len(p))
+	if _, err := c.w.Write(p); err != nil {
+		return 0, err
+	}
+	return all, nil
 }
 
 // packed returns a frame of 1-bit pixels that shares its first or last byte with its neighbours: moved to

@@ -140,7 +140,7 @@ func newServer(cfg Config, a archive) *Server {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Server{
-		cfg: cfg, archive: a, log: log, painters: make(chan struct{}, paintersMax),
+		cfg: cfg, archive: a, log: log, painters: make(chan struct{}, paintersMax), assembling: make(chan struct{}, assembliesMax),
 		zippers: sync.Pool{New: func() any {
 			z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed)
 			return z

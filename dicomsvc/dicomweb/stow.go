@@ -28,10 +28,12 @@ type stored struct {
 	broken error
 	// refused is the failure for which the request was given up before anything was stored.
 	refused error
+	// strays is how many bulk data parts no metadata name.
+	strays int
 }
 
-// store answers STOW-RS (PS3.18 §10.5) for application/dicom: each part streams into the archive, and each
-// gets its own outcome. Whatever the client accepts, it is answered in JSON or XML: an object is worth
+// store answers STOW-RS (PS3.18 §10.5): for application/dicom, where each part streams into the archive, and for metadata with bulk data.
+// Each instance gets its own outcome. Whatever the client accepts, it is answered in JSON or XML: an object is worth
 // more than an Accept field.
 func (s *Server) store(w http.ResponseWriter, r *request) *problem {
 	bad := s.storeOrRefuse(w, r)
@@ -47,28 +49,44 @@ func (s *Server) storeOrRefuse(w http.ResponseWriter, r *request) *problem {
 		return newProblem(http.StatusUnsupportedMediaType, "a compressed request body cannot be stored",
 			"send the objects without Content-Encoding; use a compressed transfer syntax").with("Accept-Encoding", "identity")
 	}
-	unsupported := newProblem(http.StatusUnsupportedMediaType, "objects are stored from application/dicom only",
-		`send Content-Type: multipart/related; type="application/dicom"; boundary=..., or application/dicom for a single object`).
-		with("Accept-Post", mediaDICOM+", "+mediaRelated+`; type="application/dicom"`)
-	if !ok {
-		return unsupported
+	inner := strings.ToLower(content.param("type"))
+	if content.kind != mediaRelated {
+		inner = content.kind
+	} else if inner == "" {
+		inner = mediaDICOM
+	}
+	if !ok || inner != mediaDICOM && inner != mediaDICOMJSON && inner != mediaDICOMXML {
+		return newProblem(http.StatusUnsupportedMediaType, "objects are stored from application/dicom, application/dicom+json and application/dicom+xml only",
+			`send Content-Type: multipart/related; type="application/dicom"; boundary=..., or application/dicom for a single object; `+
+				`metadata with bulk data as multipart/related; type="application/dicom+json"`).
+			with("Accept-Post", acceptPost)
 	}
 	if err := s.archive.Ready(); err != nil {
 		// Told before the body is asked for: a client that waits for 100 Continue sends nothing.
 		return unable(err)
 	}
-	var result *stored
-	switch {
-	case content.kind == mediaDICOM:
-		result = s.storeOne(r)
-	case content.kind == mediaRelated && (content.param("type") == "" || strings.EqualFold(content.param("type"), mediaDICOM)):
-		parts, err := newPartReader(r.Body, content.param("boundary"))
-		if err != nil {
+	var parts *partReader
+	if content.kind == mediaRelated {
+		var err error
+		if parts, err = newPartReader(r.Body, content.param("boundary")); err != nil {
 			return newProblem(http.StatusBadRequest, err.Error(), "name the boundary in Content-Type")
 		}
-		result = s.storeParts(r, parts)
+	}
+	var result *stored
+	switch {
+	case inner != mediaDICOM:
+		select {
+		case s.assembling <- struct{}{}:
+		default:
+			return newProblem(http.StatusServiceUnavailable, "too many requests with metadata and bulk data at once", remedyFor(http.StatusServiceUnavailable)).
+				with("Retry-After", strconv.Itoa(retryAfterSeconds))
+		}
+		defer func() { <-s.assembling }()
+		result = s.storeBulk(r, parts, inner)
+	case parts == nil:
+		result = s.storeOne(r)
 	default:
-		return unsupported
+		result = s.storeParts(r, parts)
 	}
 	if errors.Is(result.broken, context.Canceled) {
 		s.abort(r, result.broken)
@@ -82,6 +100,10 @@ func (s *Server) storeOrRefuse(w http.ResponseWriter, r *request) *problem {
 	s.report(w, r, result)
 	return nil
 }
+
+// acceptPost names what can be stored (W3C LDP §7.1).
+const acceptPost = mediaDICOM + ", " + mediaRelated + `; type="application/dicom", ` + mediaRelated + `; type="application/dicom+json", ` +
+	mediaRelated + `; type="application/dicom+xml"`
 
 // unable is the problem for an archive that cannot store now.
 func unable(err error) *problem {
@@ -107,7 +129,7 @@ func nothingStored(result *stored) *problem {
 		return newProblem(http.StatusBadRequest, "the request body cannot be read: "+bodyFault(result.broken),
 			"send every part with its header, an empty line, the object, and the closing boundary --boundary-- at the end")
 	}
-	return newProblem(http.StatusBadRequest, "the request holds no object", "send at least one part of type application/dicom")
+	return newProblem(http.StatusBadRequest, "the request holds no object", "send at least one part of the type that Content-Type names")
 }
 
 // bodyFault is the text of a reading error that may be shown: our own, never that of the network.
@@ -186,12 +208,7 @@ func exhausted(err error) bool {
 // isObject tells whether a part says that it is a DICOM object, or does not say what it is, and is not
 // encoded in some way.
 func isObject(header map[string]string) bool {
-	switch strings.ToLower(header["content-transfer-encoding"]) {
-	case "", "binary", "8bit", "7bit":
-	default:
-		return false
-	}
-	if header["content-encoding"] != "" {
+	if encoded(header) {
 		return false
 	}
 	value, given := header["content-type"]
@@ -200,6 +217,16 @@ func isObject(header map[string]string) bool {
 	}
 	m, ok := parseMedia(value)
 	return ok && m.kind == mediaDICOM
+}
+
+// encoded tells whether the body of a part is not its bytes as they are.
+func encoded(header map[string]string) bool {
+	switch strings.ToLower(header["content-transfer-encoding"]) {
+	case "", "binary", "8bit", "7bit":
+	default:
+		return true
+	}
+	return header["content-encoding"] != ""
 }
 
 // put streams one Part 10 object into the archive. The preamble and the file meta information end here
@@ -219,6 +246,11 @@ func (s *Server) put(r *request, body io.Reader) (outcome, error) {
 		s.noteObject(r, err)
 		return failed(result, meta, err), err
 	}
+	return accepted(result), nil
+}
+
+// accepted is the outcome of an object that was stored.
+func accepted(result dicomsvc.PutResult) outcome {
 	o := outcome{
 		classUID: result.SOPClassUID, instanceUID: result.SOPInstanceUID,
 		study: result.StudyInstanceUID, series: result.SeriesInstanceUID,
@@ -226,7 +258,7 @@ func (s *Server) put(r *request, body io.Reader) (outcome, error) {
 	if result.Outcome == dicomsvc.OutcomeFurtherVersion || result.Outcome == dicomsvc.OutcomeLimbo {
 		o.status = dicomsvc.StatusCoerced
 	}
-	return o, nil
+	return o
 }
 
 // failed is the outcome of an object that was not stored, under the UIDs that it was known by.
@@ -283,7 +315,7 @@ func (r *stored) status() int {
 		return http.StatusAccepted
 	case stored > 0:
 		return http.StatusOK
-	case common == http.StatusBadRequest, common == http.StatusForbidden, common == http.StatusUnsupportedMediaType,
+	case common == http.StatusBadRequest, common == http.StatusForbidden, common == http.StatusRequestEntityTooLarge, common == http.StatusUnsupportedMediaType,
 		common == http.StatusServiceUnavailable, common == http.StatusInsufficientStorage:
 		return common
 	}
@@ -329,6 +361,9 @@ func (r *stored) warnings() (texts []string) {
 	}
 	if further > 0 {
 		texts = append(texts, strconv.Itoa(further)+" instance(s) differ from what is stored under the same UID; they were kept beside it for quality control and are not served.")
+	}
+	if r.strays > 0 {
+		texts = append(texts, strconv.Itoa(r.strays)+" part(s) were dropped: no metadata in front of them name their Content-Location.")
 	}
 	if r.broken != nil {
 		texts = append(texts, "The rest of the request could not be read: "+strings.ReplaceAll(bodyFault(r.broken), `"`, "'")+". Send again what is not listed.")

@@ -157,8 +157,10 @@ func TestStoreRefusesRequests(t *testing.T) {
 		body                      []byte
 		status                    int
 	}{
-		{"JSON", `application/dicom+json`, "", []byte("[]"), 415},
-		{"multipart JSON", `multipart/related; type="application/dicom+json"; boundary=XX`, "", []byte("--XX--"), 415},
+		{"no metadata", `application/dicom+json`, "", []byte("[]"), 400},
+		{"no parts of metadata", `multipart/related; type="application/dicom+json"; boundary=XX`, "", []byte("--XX--"), 400},
+		{"other JSON", `application/json`, "", []byte("[]"), 415},
+		{"other multipart", `multipart/related; type="application/json"; boundary=XX`, "", []byte("--XX--"), 415},
 		{"no type at all", "", "", ct1, 415},
 		{"form", "multipart/form-data; boundary=XX", "", multipartBody("XX", ct1), 415},
 		{"no boundary", `multipart/related; type="application/dicom"`, "", multipartBody("XX", ct1), 400},

@@ -77,8 +77,11 @@ func (x *xmlWriter) element(d *dicom.Dataset, el *dicom.Element) {
 	case el.Tag == dicom.SpecificCharacterSet:
 		x.value(1, "ISO_IR 192") // whatever it was: the document is in UTF-8
 	default:
-		for n, value := range d.Strings(el.Tag) {
+		values := d.Strings(el.Tag)
+		for n, value := range values {
 			switch {
+			case value == "" && n == len(values)-1 && n > 0:
+				x.value(n+1, "") // it counts
 			case value == "":
 			case vr == dicom.PN:
 				x.person(n+1, value)
