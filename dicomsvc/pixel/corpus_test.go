@@ -156,7 +156,7 @@ func TestCorpusAgainstDCMTK(t *testing.T) {
 	t.Log(compared)
 	for _, syntax := range []string{
 		dicom.ExplicitVRBigEndian, dicom.DeflatedExplicitVRLittleEndian, dicom.RLELossless, dicom.JPEGBaseline8Bit, dicom.JPEGExtended12Bit,
-		dicom.JPEGLossless, dicom.JPEGLosslessSV1, "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55",
+		dicom.JPEGLossless, dicom.JPEGLosslessSV1, dicom.JPEGLSLossless, dicom.JPEGLSNearLossless, "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55",
 	} {
 		if compared[syntax] == 0 {
 			t.Errorf("no file in %s was compared", dicom.SyntaxOf(syntax).Name)

@@ -43,6 +43,8 @@ func codecOf(syntax string) codec {
 		return decodeDeflated
 	case dicom.RLELossless:
 		return decodeRLE
+	case dicom.JPEGLSLossless, dicom.JPEGLSNearLossless:
+		return decodeJPEGLS
 	}
 	if isJPEG(syntax) {
 		return decodeJPEG
