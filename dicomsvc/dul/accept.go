@@ -66,9 +66,31 @@ func (a *Association) accept(ctx context.Context, cfg AcceptorConfig) error {
 		if err := a.writeControl(rejectPDU(rej)); err != nil {
 			return err
 		}
+		a.inStep = true
 		return rej
 	}
+	if a.br.Buffered() > 0 {
+		return a.early()
+	}
 	return a.establish(r, acc)
+}
+
+// early performs the action for what came together with the request: nothing but an abort may come before the answer
+// (PS3.8 Table 9-10, Sta3).
+func (a *Association) early() error {
+	typ, length, err := a.readPDU(phaseARTIM)
+	if err != nil {
+		return a.transportLost(err)
+	}
+	ev, fault := eventOf(typ, length)
+	act := a.machine.on(ev)
+	if act == aa3 {
+		return a.remoteAbort(length)
+	}
+	if fault == nil {
+		fault = unexpected(typ)
+	}
+	return a.protocolFault(act, fault)
 }
 
 // awaitRequest reads the A-ASSOCIATE-RQ under the ARTIM timer.

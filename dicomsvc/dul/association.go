@@ -37,6 +37,9 @@ type Association struct {
 	pduLeft int64 // unread bytes of the current P-DATA-TF
 	readErr error // sticky, owned by the reader
 
+	// inStep says that Sta13 was entered in good order, with whole PDUs read.
+	inStep bool
+
 	aborted atomic.Bool // locally, by Abort
 	closing sync.Once
 
@@ -280,6 +283,7 @@ func (a *Association) ReplyRelease() error {
 	if a.machine.on(evtReleaseResponse) != ar4 {
 		return ErrClosed
 	}
+	a.inStep = true
 	return a.writeControl(releaseRPPDU())
 }
 
@@ -317,9 +321,36 @@ func (a *Association) linger() {
 	a.watch.cause.Store(nil)
 	a.conn.SetDeadline(time.Time{})
 	a.watch.enter(phaseLinger)
+	for a.inStep && a.latePDU() {
+	}
+	if a.machine.state() != sta13 {
+		return
+	}
 	// Bytes that are in the middle of a PDU cannot be told apart any more, so
 	// what arrives is dropped unread; Table 9-10 asks no answer to it but AA-7,
 	// an abort, and one was sent.
 	io.Copy(io.Discard, a.br)
 	a.machine.on(evtTransportClosed)
+}
+
+// latePDU performs the action for one PDU that comes in Sta13: AA-6 drops it, AA-2 after the peer's abort closes, AA-7
+// aborts; after that the stream is not looked at any more. The linger time spans all of them.
+func (a *Association) latePDU() bool {
+	var h [6]byte
+	if _, err := io.ReadFull(a.br, h[:]); err != nil {
+		return false
+	}
+	length := be.Uint32(h[2:])
+	ev, fault := eventOf(h[0], length)
+	switch a.machine.on(ev) {
+	case aa6:
+		_, err := io.CopyN(io.Discard, a.br, int64(length))
+		return err == nil
+	case aa7:
+		if fault == nil {
+			fault = unexpected(h[0])
+		}
+		a.sendAbort(SourceProvider, reasonOf(fault))
+	}
+	return false
 }

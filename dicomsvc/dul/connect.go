@@ -73,6 +73,14 @@ func Connect(ctx context.Context, conn net.Conn, cfg RequestorConfig) (*Associat
 }
 
 func (a *Association) connect(cfg RequestorConfig) error {
+	if err := a.ask(cfg); err != nil {
+		return err
+	}
+	return a.awaitAnswer()
+}
+
+// ask sends the A-ASSOCIATE-RQ.
+func (a *Association) ask(cfg RequestorConfig) error {
 	a.request = &Request{
 		CalledAE: cfg.CalledAE, CallingAE: cfg.CallingAE,
 		ApplicationContext: ApplicationContext, Contexts: cfg.Contexts,
@@ -89,10 +97,7 @@ func (a *Association) connect(cfg RequestorConfig) error {
 	if err := sendable(b, &a.request.User); err != nil {
 		return fmt.Errorf("request association: %w", err)
 	}
-	if err := a.writeControl(b); err != nil {
-		return err
-	}
-	return a.awaitAnswer()
+	return a.writeControl(b)
 }
 
 // awaitAnswer reads the A-ASSOCIATE-AC or -RJ.
@@ -202,6 +207,7 @@ func (a *Association) awaitRelease() (done bool, err error) {
 		return false, nil // Sta10: the other side answers first
 	case ar10:
 		a.machine.on(evtReleaseResponse)
+		a.inStep = true
 		return true, a.writeControl(releaseRPPDU())
 	default:
 		if fault == nil {
