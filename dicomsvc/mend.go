@@ -120,7 +120,7 @@ func (m *mending) refetch(ctx context.Context, l catalog.Located) error {
 	if result.Digest != l.Instance.Digest {
 		return fmt.Errorf("%w: SHA-256 differs from the one recorded at arrival", ErrCorrupt)
 	}
-	req := PutRequest{TransferSyntaxUID: l.Instance.TransferSyntaxUID, CallingAE: l.Instance.CallingAE}
+	req := PutRequest{TransferSyntaxUID: l.Instance.TransferSyntaxUID, CallingAE: l.Instance.CallingAE, Issuer: l.Instance.PatientKey.Issuer}
 	item, err := a.newItem(req, facts, result, l.Instance.PixelOffset)
 	if err != nil {
 		return err

@@ -16,6 +16,9 @@ const (
 	ActionStore    Action = "store"
 	ActionQuery    Action = "query"
 	ActionRetrieve Action = "retrieve"
+	ActionCommit   Action = "commitment"
+	ActionWorklist Action = "worklist"
+	ActionMPPS     Action = "mpps"
 	ActionAdmin    Action = "admin"
 )
 
@@ -31,20 +34,32 @@ func (a *Archive) permit(p Principal, act Action) (Principal, error) {
 	if p.Node.IsZero() {
 		p.Node = a.cfg.Self
 	}
-	if a.cfg.Policy.Allow == nil || a.cfg.Policy.Allow(p, act) {
+	if a.Permits(p, act) {
 		return p, nil
 	}
 	return p, fmt.Errorf("%s: %w", act, ErrDenied)
 }
 
+// Permits reports whether p may act, for front ends that answer before there is a call.
+func (a *Archive) Permits(p Principal, act Action) bool {
+	return a.cfg.Policy.Allow == nil || a.cfg.Policy.Allow(p, act)
+}
+
+// Authorize returns nil when p may act. A denial wraps ErrDenied and is recorded, so that a front end may refuse a
+// request before it reads its body.
+func (a *Archive) Authorize(ctx context.Context, p Principal, act Action) error {
+	began := a.cfg.Now()
+	p, err := a.permit(p, act)
+	if err != nil {
+		a.record(ctx, &access{who: p, act: act, began: began}, err)
+	}
+	return err
+}
+
 // permitRead decides over the bytes of an instance that Instances, which records what is retrieved, has
 // named; only a denial is recorded again.
 func (a *Archive) permitRead(ctx context.Context, p Principal) error {
-	p, err := a.permit(p, ActionRetrieve)
-	if err != nil {
-		a.record(ctx, &access{who: p, act: ActionRetrieve, began: a.cfg.Now()}, err)
-	}
-	return err
+	return a.Authorize(ctx, p, ActionRetrieve)
 }
 
 // access is one call on its way to its audit record: who asked for what, what became of it and how much it

@@ -2,6 +2,7 @@ package dicomsvc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -52,6 +53,8 @@ type PutRequest struct {
 	Body io.Reader
 	// CallingAE is the sender's AE title, kept as provenance.
 	CallingAE string
+	// Issuer is who issued the Patient ID where the data set does not say (0010,0021). Empty: nobody known.
+	Issuer string
 	// ClaimedUID is the SOP Instance UID that something beside the data set names, file meta information for
 	// instance; it is not held against the data set. Empty: SOPInstanceUID.
 	ClaimedUID string
@@ -175,7 +178,7 @@ func (a *Archive) newItem(req PutRequest, facts dicom.Facts, result PutResult, p
 		Size:              result.Size,
 		PixelOffset:       pixelOffset,
 		Frames:            uint32(max(facts.Frames, 0)),
-		PatientKey:        catalog.PatientKey{Issuer: facts.Issuer, ID: facts.PatientID},
+		PatientKey:        catalog.PatientKey{Issuer: cmp.Or(facts.Issuer, req.Issuer), ID: facts.PatientID},
 		ReceivedAt:        a.cfg.Now(),
 		ReceivedBy:        a.cfg.Self,
 		CallingAE:         req.CallingAE,

@@ -51,6 +51,7 @@ func (n *Node) adminHandler() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/state", answer(func(r *http.Request) (any, error) { return n.state(r.Context()) }))
 	n.aeRoutes(mux)
+	n.bearerRoutes(mux)
 	n.healthRoutes(mux)
 	debugRoutes(mux)
 	return mux
@@ -120,7 +121,7 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 func writeAdminError(w http.ResponseWriter, err error) {
 	code, status := "failed", http.StatusInternalServerError
 	switch {
-	case errors.Is(err, dicomsvc.ErrNotFound):
+	case errors.Is(err, dicomsvc.ErrNotFound), errors.Is(err, ErrNotFound):
 		code, status = "not-found", http.StatusNotFound
 	case errors.Is(err, ErrUsage):
 		code, status = "usage", http.StatusBadRequest

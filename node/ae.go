@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"osteon/dicomsvc/dimse"
 	"osteon/dicomsvc/dul"
 	"osteon/dicomsvc/refusal"
+	"osteon/raft/catalog"
 )
 
 // aeTestPatience bounds one step of `ae test`.
@@ -29,7 +32,7 @@ type AETest struct {
 	Title   string `json:"title"`
 	Address string `json:"address"`
 	OK      bool   `json:"ok"`
-	// Step is the one that failed: configuration, connect, associate, echo or release; empty when all is well.
+	// Step is the one that failed: registry, connect, associate, echo or release; empty when all is well.
 	Step string `json:"step,omitempty"`
 	Why  string `json:"why,omitempty"`
 	Do   string `json:"do,omitempty"`
@@ -37,8 +40,13 @@ type AETest struct {
 }
 
 func (n *Node) aeRoutes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/ae", answer(func(*http.Request) (any, error) { return append([]AE{}, n.cfg.AEs...), nil }))
-	mux.HandleFunc("GET /v1/ae/log", answer(n.adminAELog))
+	mux.HandleFunc("GET /v1/ae", answer(func(*http.Request) (any, error) { return n.aes(), nil }))
+	mux.HandleFunc("POST /v1/ae", answer(n.adminAddAE))
+	mux.HandleFunc("GET /v1/ae/{title}", answer(func(r *http.Request) (any, error) { return n.showAE(r.PathValue("title")) }))
+	mux.HandleFunc("DELETE /v1/ae/{title}", answer(func(r *http.Request) (any, error) {
+		return struct{}{}, n.removeAE(r.Context(), r.PathValue("title"))
+	}))
+	mux.HandleFunc("GET /v1/ae-log", answer(n.adminAELog))
 	mux.HandleFunc("POST /v1/ae/{title}/test", answer(func(r *http.Request) (any, error) {
 		return n.testAE(r.Context(), r.PathValue("title")), nil
 	}))
@@ -58,17 +66,123 @@ func (n *Node) adminAELog(r *http.Request) (any, error) {
 	}, nil
 }
 
-// testAE calls an AE of the configuration with C-ECHO and says at which step that fails.
+// ListedAE is an AE and where it is recorded.
+type ListedAE struct {
+	AE
+	// Source is ring, for the registry that all nodes share, or file, for the configuration of this node.
+	Source string `json:"source"`
+	// Shadowed: the ring has a record of this title, which counts instead.
+	Shadowed bool `json:"shadowed,omitempty"`
+}
+
+// The sources of AEs.
+const (
+	SourceRing = "ring"
+	SourceFile = "file"
+)
+
+// aes lists the AEs that this node knows, the ring's first.
+func (n *Node) aes() []ListedAE {
+	list, seen := []ListedAE{}, map[string]bool{}
+	for _, ae := range n.registry.current().list {
+		l := ListedAE{AE: listed(ae.AE), Source: SourceRing, Shadowed: seen[ae.Title]}
+		if seen[ae.Title] = true; ae.fromFile {
+			l.Source = SourceFile
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
+// showAE returns the record of a title that counts.
+func (n *Node) showAE(title string) (ListedAE, error) {
+	for _, ae := range n.aes() {
+		if ae.Title == title {
+			return ae, nil
+		}
+	}
+	return ListedAE{}, fmt.Errorf("%w: no AE of the title %.20q is registered; osteon ae list shows those there are", ErrNotFound, title)
+}
+
+// AEAdd is what `ae add` asks for.
+type AEAdd struct {
+	AE
+	// Replace takes the place of a record of the same title.
+	Replace bool `json:"replace"`
+}
+
+func (n *Node) adminAddAE(r *http.Request) (any, error) {
+	var req AEAdd
+	if err := json.NewDecoder(io.LimitReader(r.Body, aeBytesMax)).Decode(&req); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	record, err := req.record()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if err := n.fresh(r.Context()); err != nil {
+		return nil, err
+	}
+	known, err := n.showAE(req.Title)
+	if err == nil && known.Source == SourceRing && !req.Replace {
+		return nil, fmt.Errorf("%w: the AE %s is registered already; osteon ae show %s shows it, --replace takes its place", ErrUsage, req.Title, req.Title)
+	}
+	if err := n.do(r.Context(), catalog.PutAE{AE: record}); err != nil {
+		return nil, fmt.Errorf("register the AE: %w", err)
+	}
+	n.env.Log.Info("AE registered", "title", record.Title, "addresses", record.Addresses, "from", record.From, "services", serviceWords(record.Services))
+	return n.showAE(req.Title)
+}
+
+// aeBytesMax bounds a request for an AE: all its lists full of the longest names.
+const aeBytesMax = 128 << 10
+
+// removeAE removes a record of the ring.
+func (n *Node) removeAE(ctx context.Context, title string) error {
+	if err := n.fresh(ctx); err != nil {
+		return err
+	}
+	known, err := n.showAE(title)
+	switch {
+	case err != nil:
+		return err
+	case known.Source == SourceFile:
+		return fmt.Errorf("%w: the AE %s is in aes: of this node's configuration; take it out there and start the node again", ErrUsage, title)
+	}
+	if err := n.do(ctx, catalog.RemoveAE{Title: title}); err != nil {
+		return fmt.Errorf("remove the AE: %w", err)
+	}
+	n.env.Log.Info("AE removed", "title", title)
+	return nil
+}
+
+// fresh waits until this node has applied what the ring had decided when it was asked, so that what is decided next is
+// decided on what there is.
+func (n *Node) fresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quorumPatience)
+	defer cancel()
+	index, err := n.ring.ReadIndex(ctx)
+	if err != nil {
+		return fmt.Errorf("the ring cannot decide anything now: %w", err)
+	}
+	return n.cat.WaitApplied(ctx, index)
+}
+
+// testAE calls an AE with C-ECHO, at each of its addresses until one answers, and says at which step that fails.
 func (n *Node) testAE(ctx context.Context, title string) AETest {
 	t := AETest{Title: title}
-	for _, ae := range n.cfg.AEs {
-		if ae.Title == title {
-			t.Address = ae.Address
-		}
+	addresses := n.registry.addresses(title)
+	if len(addresses) == 0 {
+		addresses = []string{""}
 	}
 	began := n.env.Now()
 	var err error
-	if t.Step, err = n.echo(ctx, title, t.Address); err != nil {
+	for _, t.Address = range addresses {
+		if t.Step, err = n.echo(ctx, title, t.Address); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		t.Why, t.Do = err.Error(), aeRemedies[t.Step]
 	} else {
 		t.OK = true
@@ -79,17 +193,17 @@ func (n *Node) testAE(ctx context.Context, title string) AETest {
 
 // aeRemedies is what to do when a step of a test fails.
 var aeRemedies = map[string]string{
-	"configuration": "name the AE with its address in aes: of the configuration of this node, and start it again",
-	"connect":       "see that the AE is up, that its address is right, and that no firewall is between",
-	"associate":     "register this node's title and address at the AE, and check the AE's own title",
-	"echo":          "see the log of the AE",
-	"release":       "see the log of the AE",
+	"registry":  "register the AE with its address: osteon ae add TITLE --address HOST:PORT",
+	"connect":   "see that the AE is up, that its address is right, and that no firewall is between",
+	"associate": "register this node's title and address at the AE, and check the AE's own title",
+	"echo":      "see the log of the AE",
+	"release":   "see the log of the AE",
 }
 
 // echo runs the steps of a C-ECHO and returns the one that failed.
 func (n *Node) echo(ctx context.Context, title, address string) (step string, err error) {
 	if address == "" {
-		return "configuration", errors.New("no AE of this title with an address is configured at this node")
+		return "registry", errors.New("no AE of this title with an address is registered")
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*aeTestPatience)
 	defer cancel()
@@ -117,9 +231,25 @@ func (n *Node) echo(ctx context.Context, title, address string) (step string, er
 	return "", nil
 }
 
-// AEs lists the AEs of the node's configuration.
-func (a *Admin) AEs(ctx context.Context) (list []AE, err error) {
+// AEs lists the AEs that the node knows.
+func (a *Admin) AEs(ctx context.Context) (list []ListedAE, err error) {
 	return list, a.call(ctx, "GET", "/v1/ae", nil, &list)
+}
+
+// AE returns the record of a title. Errors: ErrNotFound.
+func (a *Admin) AE(ctx context.Context, title string) (ae ListedAE, err error) {
+	return ae, a.call(ctx, "GET", "/v1/ae/"+url.PathEscape(title), nil, &ae)
+}
+
+// AddAE registers an AE with the ring and returns it as recorded. Errors: ErrUsage with every fault, ErrRing.
+func (a *Admin) AddAE(ctx context.Context, add AEAdd) (ae ListedAE, err error) {
+	return ae, a.call(ctx, "POST", "/v1/ae", add, &ae)
+}
+
+// RemoveAE takes an AE out of the registry. Errors: ErrNotFound, ErrUsage for one of the configuration, ErrRing.
+func (a *Admin) RemoveAE(ctx context.Context, title string) error {
+	var none struct{}
+	return a.call(ctx, "DELETE", "/v1/ae/"+url.PathEscape(title), nil, &none)
 }
 
 // AELog returns what the node refused within since, of one title if given; zero values mean everything.
@@ -131,10 +261,10 @@ func (a *Admin) AELog(ctx context.Context, since time.Duration, title string) (l
 	if title != "" {
 		q.Set("ae", title)
 	}
-	return l, a.call(ctx, "GET", "/v1/ae/log?"+q.Encode(), nil, &l)
+	return l, a.call(ctx, "GET", "/v1/ae-log?"+q.Encode(), nil, &l)
 }
 
-// TestAE makes the node call an AE of its configuration with C-ECHO.
+// TestAE makes the node call a registered AE with C-ECHO.
 func (a *Admin) TestAE(ctx context.Context, title string) (t AETest, err error) {
 	return t, a.call(ctx, "POST", "/v1/ae/"+url.PathEscape(title)+"/test", nil, &t)
 }

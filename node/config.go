@@ -30,9 +30,9 @@ type Config struct {
 	// Survive is what new packs shall survive: node, site, site+node, two-sites; empty: the strongest of
 	// site+node, site and node that the ring can meet.
 	Survive place.Survive `yaml:"survive" json:"survive"`
-	// AEs names the application entities that may call, and where C-MOVE finds them.
+	// AEs are AEs that this node knows besides those of osteon ae.
 	AEs []AE `yaml:"aes" json:"aes"`
-	// Promiscuous lets AEs call that AEs does not name. Only while DIMSE listens on loopback.
+	// Promiscuous lets AEs call that nobody registered. Only while DIMSE listens on loopback, where it is the default.
 	Promiscuous *bool `yaml:"promiscuous" json:"promiscuous"`
 }
 
@@ -46,10 +46,12 @@ type DIMSEConfig struct {
 	AssociationsMax int `yaml:"associations_max" json:"associations_max"`
 	// AssociationsPerAE bounds those of one calling title. Default 64.
 	AssociationsPerAE int `yaml:"associations_per_ae" json:"associations_per_ae"`
-	// AssociationsPerHost bounds those of one address whose callers AEs does not name. Default 128.
+	// AssociationsPerHost bounds those of one address whose callers are not registered. Default 128.
 	AssociationsPerHost int `yaml:"associations_per_host" json:"associations_per_host"`
 	// StrictCalled rejects associations that call another title than AET. Default true.
 	StrictCalled *bool `yaml:"strict_called" json:"strict_called"`
+	// LaxTitles compares AE titles, called and calling, regardless of case. Default false: case is significant.
+	LaxTitles bool `yaml:"lax_titles" json:"lax_titles"`
 	// Relational answers queries and retrievals that lack the unique keys of upper levels although the caller
 	// did not negotiate it; some callers expect that. Default false.
 	Relational bool `yaml:"relational" json:"relational"`
@@ -57,10 +59,11 @@ type DIMSEConfig struct {
 
 // HTTPConfig is the DICOMweb and health listener.
 type HTTPConfig struct {
-	// Listen is host:port. Default 127.0.0.1:8104; "off" turns it off. Anything but loopback needs
-	// Tokens.
+	// Listen is host:port. Default 127.0.0.1:8104; "off" turns it off. Anything but loopback needs TLSCert and Auth.
 	Listen string `yaml:"listen" json:"listen"`
-	// Tokens are bearer tokens, each good for everything, until the registry of tokens exists.
+	// Auth lets in only who shows a bearer token. Default: on, but on loopback only where Tokens are.
+	Auth *bool `yaml:"auth" json:"auth"`
+	// Tokens are bearer tokens of this node, each good for everything, beside those of osteon token.
 	Tokens []string `yaml:"tokens" json:"-"`
 	// PublicRoot is the URL under which clients reach /dicom-web, for the links in answers. Default: what
 	// the request says.
@@ -119,13 +122,6 @@ type JournalConfig struct {
 type LogConfig struct {
 	// Level is debug, info, warn or error. Default info.
 	Level string `yaml:"level" json:"level"`
-}
-
-// AE is an application entity known by configuration.
-type AE struct {
-	Title string `yaml:"title" json:"title"`
-	// Address is host:port for C-MOVE; empty: may call, cannot be moved to.
-	Address string `yaml:"address" json:"address"`
 }
 
 // Duration is a time.Duration written as 90s or 10m.
@@ -206,7 +202,15 @@ func (c *Config) promiscuous() bool {
 	if c.Promiscuous != nil {
 		return *c.Promiscuous
 	}
-	return loopback(c.DIMSE.Listen)
+	return c.DIMSE.Listen == Off || loopback(c.DIMSE.Listen)
+}
+
+// httpAuth returns the switch with its default: on, but on loopback only where the configuration has tokens.
+func (c *Config) httpAuth() bool {
+	if c.HTTP.Auth != nil {
+		return *c.HTTP.Auth
+	}
+	return !loopback(c.HTTP.Listen) || len(c.HTTP.Tokens) > 0
 }
 
 // Validate reports every fault of a filled Config at once, each with the setting's name and what it takes.
@@ -238,11 +242,16 @@ func (c *Config) Validate() error {
 	if _, err := link.ParseBulk(c.Link.Bulk); err != nil {
 		fault("link.bulk", "%v", err)
 	}
-	if n := len(c.DIMSE.AET); n > 16 || strings.TrimSpace(c.DIMSE.AET) == "" || strings.ContainsAny(c.DIMSE.AET, "\\\r\n\t") {
-		fault("dimse.aet", "%q is not an AE title: 1 to 16 characters without backslash", c.DIMSE.AET)
+	if err := checkTitle(c.DIMSE.AET); err != nil {
+		fault("dimse.aet", "%v", err)
 	}
-	if c.HTTP.Listen != Off && !loopback(c.HTTP.Listen) && len(c.HTTP.Tokens) == 0 {
-		fault("http.listen", "%s is not loopback: set http.tokens, or listen on 127.0.0.1", c.HTTP.Listen)
+	if c.HTTP.Listen != Off && !loopback(c.HTTP.Listen) {
+		if c.HTTP.TLSCert == "" {
+			fault("http.listen", "%s is not loopback: set http.tls_cert and http.tls_key, or listen on 127.0.0.1", c.HTTP.Listen)
+		}
+		if !c.httpAuth() {
+			fault("http.auth", "is off while http.listen is %s: leave it on, or listen on 127.0.0.1", c.HTTP.Listen)
+		}
 	}
 	for i, t := range c.HTTP.Tokens {
 		if len(t) < 16 {
@@ -288,18 +297,15 @@ func (c *Config) Validate() error {
 	titles := map[string]bool{}
 	for i, ae := range c.AEs {
 		setting := fmt.Sprintf("aes[%d]", i)
-		if n := len(ae.Title); n == 0 || n > 16 {
-			fault(setting+".title", "%q is not an AE title of 1 to 16 characters", ae.Title)
+		if _, err := ae.record(); err != nil {
+			for line := range strings.Lines(err.Error()) {
+				faults = append(faults, fmt.Errorf("%s.%s", setting, strings.TrimSuffix(line, "\n")))
+			}
 		}
 		if titles[ae.Title] {
 			fault(setting+".title", "%q is named twice", ae.Title)
 		}
 		titles[ae.Title] = true
-		if ae.Address != "" {
-			if _, _, err := net.SplitHostPort(ae.Address); err != nil {
-				fault(setting+".address", "%q is not host:port", ae.Address)
-			}
-		}
 	}
 	if c.Promiscuous != nil && *c.Promiscuous && c.DIMSE.Listen != Off && !loopback(c.DIMSE.Listen) {
 		fault("promiscuous", "is on while dimse.listen is %s: name the AEs, or listen on 127.0.0.1", c.DIMSE.Listen)

@@ -74,25 +74,13 @@ func (n *Node) openListeners() (err error) {
 }
 
 func (n *Node) scpConfig() scp.Config {
-	known := map[string]AE{}
-	for _, ae := range n.cfg.AEs {
-		known[ae.Title] = ae
-	}
-	promiscuous := n.cfg.promiscuous()
 	return scp.Config{
 		Short:   shortOfDescriptors,
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
 		AssociationsMax: n.cfg.DIMSE.AssociationsMax, PerAEMax: n.cfg.DIMSE.AssociationsPerAE,
 		PerHostMax: n.cfg.DIMSE.AssociationsPerHost, Refusals: n.servers.refusals, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
-		Known: func(title string) bool {
-			_, ok := known[title]
-			return ok
-		},
-		Promiscuous: promiscuous,
-		Destination: func(title string) (string, bool) {
-			ae, ok := known[title]
-			return ae.Address, ok && ae.Address != ""
-		},
+		Peer: n.registry.peer, Promiscuous: n.registry.promiscuous, Settled: n.caughtUp.Load, LaxTitles: n.cfg.DIMSE.LaxTitles,
+		Destination: n.registry.addresses,
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return n.env.Dial(ctx, "tcp", address)
 		},
@@ -119,12 +107,8 @@ func (n *Node) listenHTTP() (net.Listener, error) {
 }
 
 func (n *Node) webServer() (*http.Server, error) {
-	var tokens []dicomweb.Token
-	for i, t := range n.cfg.HTTP.Tokens {
-		tokens = append(tokens, dicomweb.NewToken(fmt.Sprintf("config-%d", i), t))
-	}
 	web, err := dicomweb.New(dicomweb.Config{
-		Archive: n.archive, PublicRoot: n.cfg.HTTP.PublicRoot, Tokens: tokens,
+		Archive: n.archive, PublicRoot: n.cfg.HTTP.PublicRoot, Registered: n.registry.tokens, Authenticate: n.cfg.httpAuth(),
 		Refusals: n.servers.refusals, Now: n.env.Now, Rand: n.env.Rand, Log: n.env.Log,
 	})
 	if err != nil {

@@ -74,6 +74,7 @@ func fingerprint(der []byte) [32]byte { return sha256.Sum256(der) }
 type Node struct {
 	*core
 	archive       *dicomsvc.Archive
+	registry      *registry
 	gossip        *Gossip
 	gossipChanged chan struct{}
 	started       time.Time
@@ -110,7 +111,7 @@ func open(cfg Config, env Env) (*Node, error) {
 	if err != nil {
 		return nil, c.mend(err)
 	}
-	n := &Node{core: c, gossipChanged: make(chan struct{}, 1), started: env.Now()}
+	n := &Node{core: c, registry: newRegistry(c), gossipChanged: make(chan struct{}, 1), started: env.Now()}
 	if err := n.openArchive(); err != nil {
 		return nil, errors.Join(c.mend(err), c.close(context.Background()))
 	}
@@ -124,7 +125,7 @@ func (n *Node) openArchive() (err error) {
 	n.archive, err = dicomsvc.Open(dicomsvc.Config{
 		Ring: n.id.Ring, Self: n.id.Node, Catalog: n.cat, Vault: n.vault,
 		Store: n.openStore, Topology: n.topo.placed, Settled: n.caughtUp.Load, Survive: n.survive, Leads: n.ring.IsLeader,
-		Catalogued: n.cfg.Ack.Policy == "catalogued",
+		Catalogued: n.cfg.Ack.Policy == "catalogued", Policy: dicomsvc.Policy{Allow: n.registry.allow},
 		Seal: dicomsvc.SealPolicy{
 			Quiet: time.Duration(n.cfg.Seal.Quiet), Old: time.Duration(n.cfg.Seal.Old), Bytes: n.cfg.Seal.Bytes,
 		},
@@ -194,7 +195,7 @@ func (n *Node) Serve(ctx context.Context) error {
 	defer stopFront()
 	n.servers.serve(front, n.spawn, failed)
 	n.env.Log.Info("node serving", "node", n.id.Node, "name", n.id.Name, "site", n.id.Site,
-		"dimse", n.servers.dimseAddress(), "http", n.servers.httpAddress(), "link", n.link.Addr().String())
+		"dimse", n.servers.dimseAddress(), "callers", n.registry.callers(), "http", n.servers.httpAddress(), "link", n.link.Addr().String())
 	err := n.ended(ctx, failed, standing)
 	windDown := func() error { return n.windDown(ctx, stopFront, cancel) }
 	if !errors.Is(err, ring.ErrDisk) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"osteon/dicomsvc"
@@ -25,11 +26,11 @@ func NewToken(name, secret string) Token {
 	return Token{Name: name, Hash: sha256.Sum256([]byte(secret))}
 }
 
-// authenticate returns who asks. Where tokens are configured one must be shown. Without any, only a
-// request over a loopback address is let in, as the anonymous principal, and only under a loopback name:
-// a web page that rebinds its own name to 127.0.0.1 must not read the archive through a browser.
+// authenticate returns who asks. A token that is shown has to be known. Without one, only a
+// request over a loopback address is let in, as the anonymous principal, where no token is asked for, and only under
+// a loopback name: a web page that rebinds its own name to 127.0.0.1 must not read the archive through a browser.
 func (s *Server) authenticate(r *http.Request) (dicomsvc.Principal, *problem) {
-	if len(s.cfg.Tokens) > 0 {
+	if s.cfg.Authenticate || len(s.cfg.Tokens) > 0 || s.cfg.Registered != nil && r.Header.Get("Authorization") != "" {
 		return s.bearer(r)
 	}
 	if !overLoopback(r) {
@@ -47,7 +48,7 @@ func unauthorized(what, remedy string) *problem {
 	return newProblem(http.StatusUnauthorized, what, remedy).with("WWW-Authenticate", `Bearer realm="dicomweb"`)
 }
 
-// bearer finds the token shown among those configured. All are compared, each in constant time.
+// bearer finds the token shown among those there are. All are compared, each in constant time.
 func (s *Server) bearer(r *http.Request) (dicomsvc.Principal, *problem) {
 	header := r.Header.Get("Authorization")
 	scheme, secret, _ := strings.Cut(header, " ")
@@ -55,16 +56,41 @@ func (s *Server) bearer(r *http.Request) (dicomsvc.Principal, *problem) {
 		return dicomsvc.Principal{}, unauthorized("a bearer token is required", "send Authorization: Bearer <token>")
 	}
 	hash := sha256.Sum256([]byte(strings.TrimSpace(secret)))
-	found := -1
-	for i := range s.cfg.Tokens {
-		if subtle.ConstantTimeCompare(hash[:], s.cfg.Tokens[i].Hash[:]) == 1 {
-			found = i
+	tokens := s.cfg.Tokens
+	if s.cfg.Registered != nil {
+		tokens = slices.Concat(tokens, s.cfg.Registered())
+	}
+	name := ""
+	for i := range tokens {
+		if subtle.ConstantTimeCompare(hash[:], tokens[i].Hash[:]) == 1 {
+			name = tokens[i].Name
 		}
 	}
-	if found < 0 {
+	if name == "" {
 		return dicomsvc.Principal{}, unauthorized("the bearer token is not known", "check the token, or ask the administrator for a new one")
 	}
-	return dicomsvc.Principal{Kind: dicomsvc.PrincipalToken, Name: s.cfg.Tokens[found].Name}, nil
+	return dicomsvc.Principal{Kind: dicomsvc.PrincipalToken, Name: name}, nil
+}
+
+// authorize refuses, before a body is read, what the archive's policy does not let who do (RFC 6750 §3.1). Methods
+// that no resource has are answered later.
+func (s *Server) authorize(r *http.Request, who dicomsvc.Principal, t target) *problem {
+	act := dicomsvc.ActionRetrieve
+	switch {
+	case r.Method == http.MethodPost:
+		act = dicomsvc.ActionStore
+	case t.resource == resStudies || t.resource == resSeries || t.resource == resInstances:
+		act = dicomsvc.ActionQuery
+	}
+	err := s.archive.Authorize(r.Context(), who, act)
+	if err == nil {
+		return nil
+	}
+	bad := failure(err)
+	if bad.status == http.StatusForbidden {
+		bad.with("WWW-Authenticate", `Bearer realm="dicomweb", error="insufficient_scope"`)
+	}
+	return bad
 }
 
 // overLoopback tells whether the connection came in on a loopback address. What is not known is not.

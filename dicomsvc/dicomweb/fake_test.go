@@ -29,10 +29,11 @@ type fakeArchive struct {
 	items []*fakeItem
 
 	ready     error
-	put       func(n int) error    // before the n-th object, from 0, is stored
-	open      func(n int) error    // before the n-th object is opened
-	cut       int64                // WriteTo and Section of every object end here with ErrCorrupt; 0: never
-	search    func(n int) error    // before the n-th match
+	put       func(n int) error // before the n-th object, from 0, is stored
+	open      func(n int) error // before the n-th object is opened
+	cut       int64             // WriteTo and Section of every object end here with ErrCorrupt; 0: never
+	search    func(n int) error // before the n-th match
+	deny      func(dicomsvc.Principal, dicomsvc.Action) bool
 	principal []dicomsvc.Principal // of every call
 	puts      int
 	opens     int
@@ -49,6 +50,13 @@ type fakeItem struct {
 }
 
 func (a *fakeArchive) Ready() error { return a.ready }
+
+func (a *fakeArchive) Authorize(_ context.Context, p dicomsvc.Principal, act dicomsvc.Action) error {
+	if a.deny != nil && a.deny(p, act) {
+		return fmt.Errorf("%s: %w", act, dicomsvc.ErrDenied)
+	}
+	return nil
+}
 
 func (a *fakeArchive) saw(p dicomsvc.Principal) {
 	a.mu.Lock()

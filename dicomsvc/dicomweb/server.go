@@ -31,8 +31,13 @@ type Config struct {
 	// PublicRoot is the absolute URL of Prefix as clients see it, for example
 	// "https://pacs.example.org/dicom-web". Empty: what proxies and requests say is used.
 	PublicRoot string
-	// Tokens are the bearer tokens that are let in. Empty: only requests over a loopback address are.
-	Tokens []Token
+	// Tokens are bearer tokens that are let in, and Registered those of a registry, asked for at each request. With
+	// neither and without Authenticate only requests over a loopback address are let in.
+	Tokens     []Token
+	Registered func() []Token
+	// Authenticate asks for a token over a loopback address, too; else it is asked for there only where Tokens are. A token
+	// that is shown is always looked at.
+	Authenticate bool
 	// Origins are the web origins whose pages may read answers (CORS); "*" is any. Empty: none.
 	Origins []string
 	// EmptyAs204 makes a search without results answer 204 without a body, as editions before 2019 said,
@@ -82,6 +87,7 @@ func (c Config) check() (faults []error) {
 // archive is what the handlers need of dicomsvc.Archive; tests put faults behind it.
 type archive interface {
 	Ready() error
+	Authorize(ctx context.Context, p dicomsvc.Principal, act dicomsvc.Action) error
 	Put(ctx context.Context, req dicomsvc.PutRequest) (dicomsvc.PutResult, error)
 	Search(ctx context.Context, p dicomsvc.Principal, q *dicomsvc.Query) iter.Seq2[*dicomsvc.Match, error]
 	Instances(ctx context.Context, p dicomsvc.Principal, sel dicomsvc.Selection) iter.Seq2[*dicomsvc.Instance, error]
@@ -241,6 +247,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (target, *problem
 	}
 	params, bad := parseQuery(r.URL.RawQuery)
 	if bad != nil {
+		return t, bad
+	}
+	if bad := s.authorize(r, who, t); bad != nil {
 		return t, bad
 	}
 	h.Set("Cache-Control", "private, no-cache")

@@ -124,11 +124,13 @@ func start(t testing.TB, change ...func(*Config)) *service {
 	s.archive = openArchive(t, s.dir)
 	cfg := Config{
 		Archive: s.archive, AETitle: "OSTEON", Promiscuous: true, Now: time.Now, Grace: 5 * time.Second,
-		Destination: func(title string) (string, bool) {
+		Destination: func(title string) []string {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			addr, ok := s.destinations[title]
-			return addr, ok
+			if addr, ok := s.destinations[title]; ok {
+				return []string{addr}
+			}
+			return nil
 		},
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", address)

@@ -17,8 +17,8 @@ import (
 // destination. Statuses: those of result; A801 for a destination that is not registered; A701 when the
 // instances cannot be listed; A900 with the element at fault; 0124; C000.
 func (s *Server) Move(ctx context.Context, r *dimse.MoveRequest, p *dimse.Progress) dimse.Result {
-	address, ok := s.cfg.Destination(r.Destination)
-	if !ok || s.cfg.Dial == nil {
+	addresses := s.cfg.Destination(r.Destination)
+	if len(addresses) == 0 || s.cfg.Dial == nil {
 		return dimse.Result{Status: dimse.StatusUnknownDestination, ErrorComment: "the move destination is not registered here"}
 	}
 	t, err := s.begin(ctx, &r.FindRequest, p)
@@ -28,7 +28,7 @@ func (s *Server) Move(ctx context.Context, r *dimse.MoveRequest, p *dimse.Progre
 	defer t.stop()
 	work, release := finishing(ctx, s.waits.cancel)
 	defer release()
-	m := &move{transfer: t, request: r, address: address}
+	m := &move{transfer: t, request: r, addresses: addresses}
 	err = m.run(ctx, work)
 	result := t.result(ctx)
 	if err != nil && ctx.Err() == nil {
@@ -44,8 +44,8 @@ func (s *Server) Move(ctx context.Context, r *dimse.MoveRequest, p *dimse.Progre
 // move is a C-MOVE under way.
 type move struct {
 	*transfer
-	request *dimse.MoveRequest
-	address string
+	request   *dimse.MoveRequest
+	addresses []string
 }
 
 // run sends everything; what cannot be sent counts as failed unless the peer cancelled. It returns why the
@@ -176,9 +176,7 @@ func (m *move) batch(ctx, work context.Context, contexts []dul.ProposedContext, 
 
 func (m *move) associate(work context.Context, contexts []dul.ProposedContext) (*dimse.Client, error) {
 	s := m.server
-	connecting, cancel := context.WithTimeout(work, s.waits.connect)
-	defer cancel()
-	conn, err := s.cfg.Dial(connecting, m.address)
+	conn, err := s.dialAny(work, m.addresses)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the destination: %w", err)
 	}

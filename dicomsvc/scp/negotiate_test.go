@@ -2,6 +2,7 @@ package scp
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -76,7 +77,7 @@ func TestBehaviour02SyntaxIsRememberedByContext(t *testing.T) {
 func TestBehaviour03And04TitlesAndRejections(t *testing.T) {
 	s := start(t, func(c *Config) {
 		c.StrictCalled, c.Promiscuous = true, false
-		c.Known = func(title string) bool { return title == "TESTSCU" }
+		c.Peer = func(title string, _ netip.Addr) Peer { return Peer{Known: title == "TESTSCU"} }
 	})
 	for _, tt := range []struct {
 		name            string

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -19,21 +20,28 @@ type Config struct {
 	Archive *dicomsvc.Archive
 	// AETitle is this node's title: Retrieve AE Title in answers, calling title of C-MOVE.
 	AETitle string
-	// StrictCalled rejects associations that call another title.
+	// StrictCalled rejects associations that call another title, unless it is an alias that the caller may use.
 	StrictCalled bool
-	// Known reports whether a calling title is registered; nil: none is.
-	Known func(title string) bool
-	// Promiscuous lets callers in that are not Known.
+	// LaxTitles compares called titles regardless of case.
+	LaxTitles bool
+	// Peer tells what is known of a calling title at an address, the zero address where there is none. It must be quick.
+	// Nil: all are strangers.
+	Peer func(title string, from netip.Addr) Peer
+	// Promiscuous lets strangers in.
 	Promiscuous bool
-	// Destination resolves a C-MOVE destination to host:port; nil: none is known.
-	Destination func(title string) (address string, ok bool)
+	// Settled reports whether Peer knows all that the ring does; while it does not, strangers are told to come again.
+	// Nil: always.
+	Settled func() bool
+	// Destination resolves a C-MOVE destination to host:port, several in the order in which to try them, none where it
+	// is not known; nil: none is known.
+	Destination func(title string) []string
 	// Dial connects to a C-MOVE destination.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Relational answers queries that lack the unique keys of upper levels although the caller did not
 	// negotiate it (PS3.4 §C.5.1); some callers expect that.
 	Relational bool
 	// AssociationsMax bounds the associations open at once, PerAEMax those of one calling title, PerHostMax those
-	// of one address whose callers are not Known; 0: the defaults of package dimse.
+	// of one address whose callers are strangers; 0: the defaults of package dimse.
 	AssociationsMax, PerAEMax, PerHostMax int
 	// Refusals takes whatever is refused or fails; nil: none is kept.
 	Refusals *refusal.Log
@@ -63,11 +71,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Archive == nil || cfg.AETitle == "" || cfg.Now == nil {
 		return nil, errors.New("scp: Archive, AETitle and Now are required")
 	}
-	if cfg.Known == nil {
-		cfg.Known = func(string) bool { return false }
+	if cfg.Peer == nil {
+		cfg.Peer = func(string, netip.Addr) Peer { return Peer{} }
+	}
+	if cfg.Settled == nil {
+		cfg.Settled = func() bool { return true }
 	}
 	if cfg.Destination == nil {
-		cfg.Destination = func(string) (string, bool) { return "", false }
+		cfg.Destination = func(string) []string { return nil }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -76,7 +87,7 @@ func New(cfg Config) (*Server, error) {
 	srv, err := dimse.NewServer(dimse.ServerConfig{
 		Handler: s, MaxAssociations: cfg.AssociationsMax, MaxPerAE: cfg.PerAEMax, MaxPerHost: cfg.PerHostMax,
 		Short: cfg.Short, Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
-		Known: func(r *dul.Request) bool { return cfg.Known(r.CallingAE) },
+		Known: func(r *dul.Request) bool { return s.peer(r).Known },
 	})
 	if err != nil {
 		return nil, err
@@ -93,47 +104,47 @@ func (s *Server) Stats() *dimse.Stats { return s.dimse.Stats() }
 
 // Associate lets an association in or rejects it with the standard's triple (PS3.8 §9.3.4).
 func (s *Server) Associate(_ context.Context, r *dul.Request) dimse.Decision {
-	switch {
-	case errors.Is(s.cfg.Archive.Ready(), dicomsvc.ErrDraining): // a full disk refuses objects, not reads
-		return dimse.Decision{Rejection: dul.RejectCongestion(), Advice: dimse.Advice{
-			Why: dicomsvc.ErrDraining.Error(), Do: dicomsvc.Remedy(dicomsvc.ErrDraining)}}
-	case s.cfg.StrictCalled && r.CalledAE != s.cfg.AETitle:
-		return dimse.Decision{Rejection: dul.RejectCalledAE(), Advice: dimse.Advice{
-			Why: "the called title is not this node's",
-			Do:  "let the peer call " + s.cfg.AETitle + ", or set dimse.strict_called: false in the configuration"}}
-	case !s.cfg.Promiscuous && !s.cfg.Known(r.CallingAE):
-		return dimse.Decision{Rejection: dul.RejectCallingAE(), Advice: dimse.Advice{
-			Why: "the calling title is not configured",
-			Do:  "add the AE to aes: in the configuration, or set promiscuous where only this machine can call"}}
+	peer := s.peer(r)
+	if refused := s.judge(r, peer); refused != nil {
+		return *refused
 	}
+	principal := dicomsvc.Principal{Kind: dicomsvc.PrincipalAE, Name: r.CallingAE}
 	answer, relational := negotiate(r)
+	restrict(r, answer, s.permitted(principal))
 	s.noteContexts(r, answer)
 	return dimse.Decision{Acceptance: answer, Value: &caller{
-		principal:  dicomsvc.Principal{Kind: dicomsvc.PrincipalAE, Name: r.CallingAE},
+		principal:  principal,
 		title:      r.CallingAE,
+		issuer:     peer.Issuer,
 		relational: relational,
 	}}
 }
 
 // noteContexts notes an association of which no context was accepted: it opens and cannot do anything
-// (PS3.8 §9.3.3.2).
+// (PS3.8 §9.3.3.2); and one of which a context was refused because the caller may not use the service.
 func (s *Server) noteContexts(r *dul.Request, answer *dul.Acceptance) {
 	why := dimse.Advice{Why: "none of the proposed SOP classes is offered", Do: "see the conformance statement for what is offered"}
-	code, words := "3", "abstract-syntax-not-supported (provider rejection)"
+	code, words, accepted := "3", "abstract-syntax-not-supported (provider rejection)", false
 	for _, c := range answer.Contexts {
 		switch c.Result {
 		case dul.ContextAccepted:
+			accepted = true
+		case dul.ContextUserRejection:
+			s.notePresentation(r, "1", "user-rejection", dimse.Advice{Why: "a service that this AE may not use was asked for",
+				Do: "if it may, allow it: osteon ae add --replace with --allow"})
 			return
 		case dul.ContextTransferSyntaxes:
 			code, words = "4", "transfer-syntaxes-not-supported (provider rejection)"
 			why = dimse.Advice{Why: "none of the proposed transfer syntaxes is taken", Do: "let the peer propose Explicit or Implicit VR Little Endian"}
 		}
 	}
-	host := ""
-	if r.RemoteAddr != nil {
-		host, _, _ = net.SplitHostPort(r.RemoteAddr.String())
+	if !accepted {
+		s.notePresentation(r, code, words, why)
 	}
-	s.cfg.Refusals.Note(refusal.Event{What: "presentation contexts", Calling: r.CallingAE, Called: r.CalledAE, From: host,
+}
+
+func (s *Server) notePresentation(r *dul.Request, code, words string, why dimse.Advice) {
+	s.cfg.Refusals.Note(refusal.Event{What: "presentation contexts", Calling: r.CallingAE, Called: r.CalledAE, From: hostOf(r.RemoteAddr),
 		Code: code, Words: words, Why: why.Why, Do: why.Do})
 }
 
@@ -141,6 +152,7 @@ func (s *Server) noteContexts(r *dul.Request, answer *dul.Acceptance) {
 type caller struct {
 	principal  dicomsvc.Principal
 	title      string
+	issuer     string          // of patient IDs that name none
 	relational map[string]bool // SOP classes for which relational queries were agreed
 }
 

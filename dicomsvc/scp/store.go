@@ -25,7 +25,7 @@ func (s *Server) Store(ctx context.Context, r *dimse.StoreRequest) dimse.StoreRe
 	from := callerOf(r.Session)
 	result, err := s.cfg.Archive.Put(ctx, dicomsvc.PutRequest{
 		Principal: from.principal, SOPClassUID: r.SOPClass, SOPInstanceUID: r.SOPInstance,
-		TransferSyntaxUID: r.Syntax, Body: r.Data, CallingAE: from.title,
+		TransferSyntaxUID: r.Syntax, Body: r.Data, CallingAE: from.title, Issuer: from.issuer,
 	})
 	if err != nil {
 		s.cfg.Log.Warn("object refused", "session", r.Session.ID, "err", err)
