@@ -40,6 +40,17 @@ func (g *gate) negotiate(ctx context.Context, r *dul.Request) (*dul.Acceptance, 
 		g.s.stats.Rejected.Add(1)
 		return g.refuse(decision.Rejection, decision.Advice)
 	}
+	var response []byte
+	var rej *dul.Rejection
+	var advice Advice
+	if g.s.guarded(func() error { response, rej, advice = g.s.identify(ctx, r); return nil }) != nil {
+		return g.refuse(dul.RejectCongestion(), panicAdvice)
+	}
+	if rej != nil {
+		g.s.stats.Rejected.Add(1)
+		return g.refuse(rej, advice)
+	}
+	decision.Acceptance.IdentityResponse = response
 	if rej, advice := g.enter(r); rej != nil {
 		g.s.stats.Limited.Add(1)
 		return g.refuse(rej, advice)

@@ -30,6 +30,9 @@ type ServerConfig struct {
 	Reserve int
 	// Known says whether a caller is one of ours. It must be quick.
 	Known func(r *dul.Request) bool
+	// Verify checks the user identity of a request that has one (PS3.7 §D.3.3.7) and gives the server response for
+	// it; an error refuses the association. Nil: nothing can be verified, see identify.
+	Verify func(ctx context.Context, r *dul.Request) (response []byte, err error)
 	// Short says that the process is short of what associations need, such as file descriptors: while it does, none is
 	// let in. Nil: never.
 	Short func() bool

@@ -558,6 +558,10 @@ func TestBehaviour14ExtendedNegotiation(t *testing.T) {
 	if got := req.Peer().Extended; len(got) != 1 || !bytes.Equal(got[0].Info, []byte{1, 0}) {
 		t.Errorf("requestor saw %v", got)
 	}
+	// The common extended negotiation has no answer (PS3.7 §D.3.3.6).
+	if got := req.Peer().CommonExtended; got != nil {
+		t.Errorf("requestor saw %v", got)
+	}
 }
 
 // Behaviour 15.
@@ -760,6 +764,7 @@ func TestWordsOfRefusals(t *testing.T) {
 	}{
 		{RejectCallingAE(), "1/1/3", "rejected-permanent, DICOM UL service-user, calling-AE-title-not-recognized"},
 		{RejectCalledAE(), "1/1/7", "rejected-permanent, DICOM UL service-user, called-AE-title-not-recognized"},
+		{RejectIdentity(), "1/2/1", "rejected-permanent, DICOM UL service-provider (ACSE), no-reason-given"},
 		{RejectProtocol(), "1/2/2", "rejected-permanent, DICOM UL service-provider (ACSE), protocol-version-not-supported"},
 		{RejectCongestion(), "2/3/1", "rejected-transient, DICOM UL service-provider (presentation), temporary-congestion"},
 		{RejectLocalLimit(), "2/3/2", "rejected-transient, DICOM UL service-provider (presentation), local-limit-exceeded"},

@@ -123,6 +123,9 @@ func RejectCalledAE() *Rejection { return &Rejection{resultPermanent, sourceUser
 // RejectProtocol refuses a protocol version other than 1.
 func RejectProtocol() *Rejection { return &Rejection{resultPermanent, sourceACSE, 2} }
 
+// RejectIdentity refuses a user identity (PS3.7 §D.3.3.7).
+func RejectIdentity() *Rejection { return &Rejection{resultPermanent, sourceACSE, 1} }
+
 // RejectCongestion asks the peer to come back: the node is overloaded,
 // draining or without quorum.
 func RejectCongestion() *Rejection { return &Rejection{resultTransient, sourcePresentation, 1} }
