@@ -93,6 +93,8 @@ func newRealService(t *testing.T) (*service, *dicomsvc.Archive) {
 
 // TestRealArchive stores real objects of every kind of syntax, and finds and reads them journalled and
 // again sealed.
+//
+// Behaviours 54, 55, 56, 57, 58, 60, 62, 63.
 func TestRealArchive(t *testing.T) {
 	s, a := newRealService(t)
 	files := map[string][]byte{} // by instance URL

@@ -22,6 +22,19 @@ func (s *Server) cors(h http.Header, r *http.Request) {
 	h.Set("Access-Control-Expose-Headers", "Accept-Ranges, Content-Encoding, Content-Length, Content-Location, Content-Range, ETag, Retry-After, Warning")
 }
 
+// options answers an OPTIONS request: a browser's preflight, a request for the capabilities of the service (PS3.18 §8.9), or what may be done
+// with the resource.
+func (s *Server) options(w http.ResponseWriter, r *http.Request, t target) *problem {
+	asked := strings.Join(r.Header.Values("Accept"), ",")
+	described := t.resource == resRoot || strings.Contains(asked, "wadl") || strings.Contains(asked, "json")
+	if r.Header.Get("Access-Control-Request-Method") == "" && described {
+		w.Header().Set("Allow", strings.Join(t.methods(), ", "))
+		return s.retrieveCapabilities(w, r)
+	}
+	s.preflight(w, r, t)
+	return nil
+}
+
 // preflight answers an OPTIONS request: what may be done here, and to a browser what it may send.
 func (s *Server) preflight(w http.ResponseWriter, r *http.Request, t target) {
 	h := w.Header()

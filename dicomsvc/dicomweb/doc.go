@@ -18,8 +18,12 @@
 //	GET  /studies/{}/series/{}/instances
 //	GET  /studies/{}[/series/{}[/instances/{}]]                    retrieve (WADO-RS, §10.4)
 //	GET  .../metadata                                              of a study, series or instance
-//	GET  .../instances/{}/frames/{list}  /pixeldata                frames as stored
+//	GET  .../instances/{}/frames/{list}                            frames as stored
 //	GET  .../instances/{}/bulkdata/{path}                          one bulk value
+//	GET  .../bulkdata                                              all of a study, series or instance
+//	GET  .../pixeldata                                             all frames of a study, series or instance
+//	GET  /wado?requestType=WADO                                    one instance, or its image (WADO-URI, §9)
+//	OPTIONS /                                                      what the service offers (§8.9)
 //
 // HEAD goes with every GET, OPTIONS with everything. Nothing is rendered, transcoded by decoding pixels, or
 // deleted here; /healthz and the like are the node's.

@@ -186,11 +186,15 @@ func (p *pixels) sendParts(w http.ResponseWriter, r *request, form offer, list [
 	parts := &partWriter{boundary: boundary, inner: form.media}
 	w.Header().Set("Content-Type", parts.contentType())
 	return p.server.stream(w, r, http.StatusOK, func(w io.Writer) error {
-		return p.writeParts(w, r, parts, form, list, count)
+		if err := p.writeFrames(w, r, parts, form, list, count); err != nil {
+			return err
+		}
+		return parts.end(w)
 	})
 }
 
-func (p *pixels) writeParts(w io.Writer, r *request, parts *partWriter, form offer, list []int, count int) error {
+// writeFrames writes a part for each frame in list, or for the first count of them.
+func (p *pixels) writeFrames(w io.Writer, r *request, parts *partWriter, form offer, list []int, count int) error {
 	base := instanceURL(r.root, p.in.StudyInstanceUID, p.in.SeriesInstanceUID, p.in.SOPInstanceUID) + "/frames/"
 	for i := range count {
 		frame := i + 1
@@ -208,7 +212,7 @@ func (p *pixels) writeParts(w io.Writer, r *request, parts *partWriter, form off
 			return err
 		}
 	}
-	return parts.end(w)
+	return nil
 }
 
 // payload returns frame n, from 1.

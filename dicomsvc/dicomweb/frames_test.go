@@ -14,6 +14,7 @@ import (
 	"osteon/dicomsvc/dicom"
 )
 
+// Behaviours 53, 54, 64.
 func TestFrameNegotiation(t *testing.T) {
 	const octets = `multipart/related; type="application/octet-stream"`
 	tests := []struct {
@@ -103,6 +104,7 @@ func frameOf(t *testing.T, it *fakeItem, i int) []byte {
 	return out
 }
 
+// Behaviour 64.
 func TestFramesOfMultiFrame(t *testing.T) {
 	s := newService(t, nil)
 	in := s.load(t, "dcmqi/liver.dcm")[0]
@@ -132,6 +134,8 @@ func TestFramesOfMultiFrame(t *testing.T) {
 }
 
 // TestPackedFrames: frames of 1-bit pixels that begin inside a byte (behaviour 64, PS3.5 §8.1.1).
+//
+// Behaviour 64.
 func TestPackedFrames(t *testing.T) {
 	const rows, columns, frames = 3, 5, 7 // 15 bits a frame
 	bit := func(frame, i int) bool { return (frame*31+i*i+i/3)%3 == 0 }
@@ -178,6 +182,7 @@ func TestPackedFrames(t *testing.T) {
 	}
 }
 
+// Behaviour 60.
 func TestBulkDataRanges(t *testing.T) {
 	s := newService(t, nil)
 	in := s.load(t, fileCT1)[0]
@@ -256,6 +261,7 @@ func TestEncapsulatedDocumentIsNoPage(t *testing.T) {
 	s.get(t, urlOf(in)+"/frames/1").want(t, 404)
 }
 
+// Behaviour 66.
 func TestTokens(t *testing.T) {
 	s := newService(t, func(c *Config, _ *fakeArchive) {
 		c.Tokens = []Token{NewToken("viewer", "secret-1"), NewToken("modality", "secret-2")}
@@ -322,6 +328,7 @@ func TestAnonymousOverLoopbackOnly(t *testing.T) {
 	s.get(t, "http://"+l.Addr().String()+"/dicom-web/studies").want(t, 401)
 }
 
+// Behaviour 60.
 func TestPublicRoot(t *testing.T) {
 	s := newService(t, nil)
 	s.load(t, fileCT1)
@@ -351,6 +358,7 @@ func TestPublicRoot(t *testing.T) {
 	}
 }
 
+// Behaviour 66.
 func TestCORS(t *testing.T) {
 	s := newService(t, func(c *Config, _ *fakeArchive) {
 		c.Origins = []string{"https://viewer.example.org"}

@@ -11,6 +11,7 @@ import (
 	"osteon/dicomsvc/dicom"
 )
 
+// Behaviours 52, 53.
 func TestParseMedia(t *testing.T) {
 	tests := []struct{ in, kind, params string }{
 		{`multipart/related; type="application/dicom"; boundary="a;b,c"`, "multipart/related", "a;b,c application/dicom"},
@@ -37,6 +38,7 @@ func TestParseMedia(t *testing.T) {
 	}
 }
 
+// Behaviour 66.
 func TestGzipAccepted(t *testing.T) {
 	for value, want := range map[string]bool{"": false, "gzip": true, "br, gzip;q=0.5": true, "gzip;q=0": false, "*": true, "*;q=0": false, "gzip;q=0, *": false, "deflate": false, "X-GZIP": true} {
 		r := httptest.NewRequest("GET", "/", nil)
@@ -47,6 +49,7 @@ func TestGzipAccepted(t *testing.T) {
 	}
 }
 
+// Behaviour 57.
 func TestXMLDocument(t *testing.T) {
 	d := &dicom.Dataset{}
 	d.SetStrings(dicom.SpecificCharacterSet, "ISO_IR 192")

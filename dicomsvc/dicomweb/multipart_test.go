@@ -37,6 +37,7 @@ func collect(t testing.TB, r io.Reader, boundary string) (parts [][]byte, err er
 	}
 }
 
+// Behaviour 52.
 func TestPartReaderTakesWhatSendersWrite(t *testing.T) {
 	tests := []struct {
 		name, body string
@@ -79,6 +80,7 @@ func TestPartReaderTakesWhatSendersWrite(t *testing.T) {
 	}
 }
 
+// Behaviours 9, 52.
 func TestPartReaderKnowsWhatWasCutOff(t *testing.T) {
 	whole := "--b\r\nContent-Type: x\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--"
 	for n := range len(whole) {
@@ -111,6 +113,8 @@ func TestPartReaderLimits(t *testing.T) {
 }
 
 // TestPartReaderAgreesWithModel holds random bodies full of near misses against the parts they were made of.
+//
+// Behaviour 52.
 func TestPartReaderAgreesWithModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	bits := []string{"\r\n", "\r", "\n", "--", "-", "\r\n--", "\r\n--b", "b", "--bc", "\r\n\r\n", "x", strings.Repeat("y", 70000), " "}

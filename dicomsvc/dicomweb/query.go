@@ -18,6 +18,8 @@ type searchQuery struct {
 	// all and include say which attributes it wants beyond the required ones.
 	all     bool
 	include map[dicom.Tag]bool
+	// several says that values in other VRs than UI may be lists, too.
+	several bool
 	// warnings are the texts of the Warning fields to answer with.
 	warnings []string
 }
@@ -41,6 +43,9 @@ func parseSearch(t target, params []parameter) (*searchQuery, *problem) {
 	q.query.Relational = true
 	values := 0
 	for _, p := range params {
+		q.several = q.several || p.name == "multiplevaluematching" && strings.EqualFold(p.value, "true")
+	}
+	for _, p := range params {
 		var bad *problem
 		switch p.name {
 		case "limit":
@@ -52,9 +57,9 @@ func parseSearch(t target, params []parameter) (*searchQuery, *problem) {
 		case "fuzzymatching":
 			bad = q.readUnsupported(p, "The fuzzymatching parameter is not supported. Only literal matching has been performed.")
 		case "emptyvaluematching":
-			bad = q.readUnsupported(p, "The emptyvaluematching parameter is not supported. Empty values match everything.")
+			bad = q.readUnsupported(p, "The emptyvaluematching parameter is not supported. Empty Value Matching has not been performed.")
 		case "multiplevaluematching":
-			bad = q.readUnsupported(p, "The multiplevaluematching parameter is not supported. Only lists of UIDs have been matched.")
+			bad = q.readUnsupported(p, "")
 		case "accept":
 		case "charset":
 			bad = readCharset(p.value)
@@ -86,11 +91,11 @@ func readCount(to *int, p parameter) *problem {
 	return nil
 }
 
-// readUnsupported reads a switch that is understood but not offered.
+// readUnsupported reads a switch that is understood but not offered, or, without a warning, done elsewhere.
 func (q *searchQuery) readUnsupported(p parameter, warning string) *problem {
 	switch strings.ToLower(p.value) {
 	case "true":
-		if !slices.Contains(q.warnings, warning) {
+		if warning != "" && !slices.Contains(q.warnings, warning) {
 			q.warnings = append(q.warnings, warning)
 		}
 	case "false", "":
@@ -164,7 +169,7 @@ func (q *searchQuery) readKey(p parameter, values *int) *problem {
 	}
 	last := path[len(path)-1]
 	vr := dicom.VROf(last)
-	list, bad := splitValues(p.value, vr, p.name)
+	list, bad := splitValues(p.value, vr, p.name, q.several)
 	if bad != nil {
 		return bad
 	}
@@ -175,11 +180,14 @@ func (q *searchQuery) readKey(p parameter, values *int) *problem {
 	return q.add(&q.query.Keys, path, vr, list, p.name)
 }
 
-// splitValues splits a list of UIDs at commas or backslashes. Other values stay whole: a comma may be
-// part of a name (PS3.18 §8.3.4.1).
-func splitValues(value string, vr dicom.VR, name string) ([]string, *problem) {
+// splitValues splits a list of UIDs at commas or backslashes. Other values stay whole, for a comma may be part of a name (PS3.18
+// §8.3.4.1), unless several values are asked for, which backslashes separate (PS3.4 §C.2.2.2.8).
+func splitValues(value string, vr dicom.VR, name string, several bool) ([]string, *problem) {
 	if value == "" {
 		return nil, nil
+	}
+	if several && vr != dicom.UI && vr != dicom.LT && vr != dicom.ST && vr != dicom.UT && vr != dicom.UR {
+		return strings.Split(value, `\`), nil
 	}
 	if vr != dicom.UI {
 		return []string{value}, nil

@@ -85,6 +85,8 @@ func serviceOf(r *http.Request, t target) string {
 		return "STOW-RS"
 	case t.resource == resStudies, t.resource == resSeries, t.resource == resInstances:
 		return "QIDO-RS"
+	case t.resource == resWADO:
+		return "WADO-URI"
 	case t.resource != "":
 		return "WADO-RS"
 	}

@@ -34,6 +34,8 @@ var bySyntax = map[string]string{
 
 // TestRetrieveNegotiation is the table of the conformance statement: what is stored, what is asked for,
 // what is sent (behaviour 53).
+//
+// Behaviour 53.
 func TestRetrieveNegotiation(t *testing.T) {
 	const (
 		implicit = dicom.ImplicitVRLittleEndian
@@ -175,6 +177,8 @@ func checkFile(t *testing.T, name string, stored *fakeItem, file []byte, syntax 
 }
 
 // TestRetrieveExplicitWholeCorpus sends every native object of the corpus in Explicit VR Little Endian.
+//
+// Behaviours 48, 53.
 func TestRetrieveExplicitWholeCorpus(t *testing.T) {
 	s := newService(t, nil)
 	n := 0
@@ -202,6 +206,7 @@ func TestRetrieveExplicitWholeCorpus(t *testing.T) {
 	t.Logf("%d objects rewritten", n)
 }
 
+// Behaviour 52.
 func TestRetrieveStudyAndSeries(t *testing.T) {
 	s := newService(t, nil)
 	in := s.load(t, fileCT1, fileCT2)[0]
@@ -266,6 +271,7 @@ func TestRetrieveBrokenObject(t *testing.T) {
 	}
 }
 
+// Behaviours 56, 57, 60, 61, 66.
 func TestMetadata(t *testing.T) {
 	s := newService(t, nil)
 	in := s.load(t, fileCT1, fileCT2)[0]
@@ -321,6 +327,8 @@ func TestMetadata(t *testing.T) {
 }
 
 // TestMetadataOfCorpus: every document is well formed and every BulkDataURI resolves to what it names.
+//
+// Behaviours 57, 60.
 func TestMetadataOfCorpus(t *testing.T) {
 	s := newService(t, nil)
 	uris := 0

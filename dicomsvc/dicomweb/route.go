@@ -24,6 +24,8 @@ const (
 	resBulk      resource = "bulkdata"
 	resRendered  resource = "rendered" // an instance, or frames in list
 	resThumbnail resource = "thumbnail"
+	resRoot      resource = "service" // its capabilities
+	resWADO      resource = "wado"    // the URI service
 )
 
 // target is a parsed path: the resource and the UIDs in front of it (PS3.18 §10.1).
@@ -38,6 +40,8 @@ type target struct {
 // methods returns what may be done with the target.
 func (t target) methods() []string {
 	switch t.resource {
+	case resRoot:
+		return []string{http.MethodOptions}
 	case resStudies, resStudy:
 		return []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions}
 	}
@@ -61,6 +65,10 @@ func parseTarget(path string) (target, *problem) {
 	p := pathReader{rest: segments}
 	var t target
 	switch p.next() {
+	case "":
+		t.resource = resRoot
+	case "wado":
+		t.resource = resWADO
 	case "studies":
 		return p.studies(t)
 	case "series":
@@ -125,6 +133,10 @@ func (p *pathReader) studies(t target) (target, *problem) {
 		return p.series(t)
 	case "instances":
 		t.resource = resInstances
+	case "bulkdata":
+		t.resource = resBulk
+	case "pixeldata":
+		t.resource = resPixels
 	case "metadata":
 		t.resource = resMetadata
 	case "thumbnail":
@@ -150,6 +162,10 @@ func (p *pathReader) series(t target) (target, *problem) {
 	switch p.next() {
 	case "instances":
 		return p.instances(t)
+	case "bulkdata":
+		t.resource = resBulk
+	case "pixeldata":
+		t.resource = resPixels
 	case "metadata":
 		t.resource = resMetadata
 	case "thumbnail":
@@ -185,7 +201,9 @@ func (p *pathReader) instances(t target) (target, *problem) {
 		}
 	case "bulkdata":
 		t.resource = resBulk
-		return t, p.bulk(&t)
+		if len(p.rest) > 0 {
+			return t, p.bulk(&t)
+		}
 	case "rendered":
 		t.resource = resRendered
 	case "thumbnail":

@@ -16,6 +16,7 @@ import (
 	"osteon/dicomsvc/dicom"
 )
 
+// Behaviours 55, 56, 58.
 func TestSearchResources(t *testing.T) {
 	s := newService(t, nil)
 	ct := s.load(t, fileCT1, fileCT2)[0]
@@ -80,11 +81,13 @@ func TestSearchResources(t *testing.T) {
 	}
 }
 
+// Behaviour 58.
 func TestSearchParameters(t *testing.T) {
 	s := newService(t, nil)
 	ct := s.load(t, fileCT1, fileCT2)[0]
 	other := s.load(t, fileOther)[0]
 	uids := ct.StudyInstanceUID + "," + other.StudyInstanceUID
+	id := s.archive.item(other).facts.Patient.String(dicom.PatientID)
 	tests := []struct {
 		path string
 		n    int
@@ -105,6 +108,8 @@ func TestSearchParameters(t *testing.T) {
 		{"/instances?includefield=PixelSpacing", 3, "00200013"},
 		{"/series?RequestAttributesSequence.ScheduledProcedureStepID=none", 0, ""},
 		{"/series?00400275.00400009=none", 0, ""},
+		{"/studies?multiplevaluematching=true&PatientID=nobody%5C" + url.QueryEscape(id), 1, ""},
+		{"/studies?PatientID=nobody%5C" + url.QueryEscape(id), 0, ""},
 		{"/studies?fuzzymatching=false&accept=application/dicom+json&charset=utf-8", 2, ""},
 	}
 	for _, tt := range tests {
@@ -144,6 +149,7 @@ func TestSearchParameters(t *testing.T) {
 	s.get(t, "/studies?"+strings.Repeat("includefield=all&", queryParametersMax+1)).want(t, 400)
 }
 
+// Behaviour 58.
 func TestSearchKeysReachTheArchive(t *testing.T) {
 	params, bad := parseQuery("PatientName=Doe%5EJ*+X&ModalitiesInStudy=CT&StudyDate=20200101-&00400275.00400009=7&RequestAttributesSequence.RequestedProcedureID=8&AccessionNumber=")
 	if bad != nil {
@@ -178,12 +184,19 @@ StudyInstanceUID UI ["1.2"]`
 	}
 }
 
+// Behaviours 55, 59.
 func TestSearchWarnings(t *testing.T) {
 	s := newService(t, nil)
 	s.load(t, fileCT1, fileOther)
 	r := s.get(t, "/studies?fuzzymatching=true&PatientName=x").want(t, 200)
 	if got := r.Header.Get("Warning"); got != "299 "+s.root+` "The fuzzymatching parameter is not supported. Only literal matching has been performed."` {
 		t.Errorf("Warning %q", got)
+	}
+	if got := s.get(t, "/studies?emptyvaluematching=true").Header.Get("Warning"); !strings.Contains(got, "Empty Value Matching has not been performed.") {
+		t.Errorf("Warning %q", got)
+	}
+	if got := s.get(t, "/studies?multiplevaluematching=true").Header.Get("Warning"); got != "" {
+		t.Errorf("Warning %q for what is done", got)
 	}
 	if got := s.get(t, "/studies?limit=1").Header.Get("Warning"); got != "" {
 		t.Errorf("Warning %q where the client set the limit", got)
@@ -207,6 +220,7 @@ func manyMatches(a *fakeArchive, n int) {
 	}
 }
 
+// Behaviour 59.
 func TestSearchCapped(t *testing.T) {
 	s := newService(t, func(_ *Config, a *fakeArchive) { manyMatches(a, resultsMax+5) })
 	r := s.get(t, "/studies").want(t, 200)
@@ -301,6 +315,7 @@ func FuzzSearchQuery(f *testing.F) {
 	})
 }
 
+// Behaviour 66.
 func TestMethods(t *testing.T) {
 	s := newService(t, nil)
 	for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch, "PROPFIND"} {
@@ -317,7 +332,7 @@ func TestMethods(t *testing.T) {
 		"/studies/../../etc/passwd": 400, "/studies/%2e%2e%2fx": 400, "/studies/1.2/series/1.3/instances/" + strings.Repeat("1", 65): 400,
 		"/studies/1.2/series/1.3/instances/1.4/frames/": 400, "/studies/1.2/series/1.3/instances/1.4/frames/0": 400,
 		"/studies/1.2/series/1.3/instances/1.4/frames/1,,2": 400, "/studies/1.2/series/1.3/instances/1.4/frames/+1": 400,
-		"/studies/1.2/series/1.3/instances/1.4/frames/1/2": 404, "/studies/1.2/series/1.3/instances/1.4/bulkdata": 400,
+		"/studies/1.2/series/1.3/instances/1.4/frames/1/2": 404, "/studies/1.2/series/1.3/instances/1.4/bulkdata": 404, "/studies/1.2/bulkdata": 404, "/studies/1.2/series/1.3/pixeldata": 404, "/wado": 400,
 		"/studies/1.2/series/1.3/instances/1.4/bulkdata/7FE0": 400, "/studies/1.2/series/1.3/instances/1.4/bulkdata/00400275/0/00400009": 400,
 		"/studies/1.2/series/1.3/instances/1.4/bulkdata/00400275/1": 400, "/studies/1.2/series/1.3/instances/1.4/bulkdata/7FE00010": 404,
 		"/studies/1.2": 404, "/studies/1.2/metadata": 404, "/studies/1.2/series/1.3/instances/1.4/frames/1": 404,

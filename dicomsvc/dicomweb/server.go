@@ -234,8 +234,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) (target, *problem
 	}
 	if r.Method == http.MethodOptions {
 		t, _ := parseTarget(below)
-		s.preflight(w, r, t)
-		return t, nil
+		return t, s.options(w, r, t)
 	}
 	who, bad := s.authenticate(r)
 	if bad != nil {
@@ -273,17 +272,27 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) *problem {
 			"use "+strings.Join(r.methods(), ", ")).with("Allow", strings.Join(r.methods(), ", "))
 	}
 	switch r.resource {
+	case resRoot:
+		return noSuchResource()
 	case resStudies, resSeries, resInstances:
 		return s.search(w, r)
 	case resStudy, resOneSeries, resInstance:
 		return s.retrieve(w, r)
 	case resMetadata:
 		return s.metadata(w, r)
+	case resWADO:
+		return s.wadoURI(w, r)
 	case resFrames, resPixels:
+		if r.instance == "" {
+			return s.bulkAll(w, r)
+		}
 		return s.frames(w, r)
 	case resRendered, resThumbnail:
 		return s.rendered(w, r)
 	default:
+		if r.path == nil {
+			return s.bulkAll(w, r)
+		}
 		return s.bulkdata(w, r)
 	}
 }

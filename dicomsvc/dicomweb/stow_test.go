@@ -24,6 +24,7 @@ const (
 	fileOther = "dcmjs-dimse/j2k.dcm"
 )
 
+// Behaviours 52, 54, 62.
 func TestStoreAndRetrieveEveryCorpusFile(t *testing.T) {
 	s := newService(t, nil)
 	sent := map[string][]byte{}
@@ -67,6 +68,7 @@ func TestStoreAndRetrieveEveryCorpusFile(t *testing.T) {
 	}
 }
 
+// Behaviours 62, 63.
 func TestStoreOutcomes(t *testing.T) {
 	ct1, ct2, other := corpusFile(t, fileCT1), corpusFile(t, fileCT2), corpusFile(t, fileOther)
 	s := newService(t, nil)
@@ -149,6 +151,7 @@ func TestStoreOutcomes(t *testing.T) {
 	}
 }
 
+// Behaviours 52, 62.
 func TestStoreRefusesRequests(t *testing.T) {
 	ct1 := corpusFile(t, fileCT1)
 	s := newService(t, nil)
@@ -199,6 +202,7 @@ func gzipped(b []byte) []byte {
 	return out.Bytes()
 }
 
+// Behaviour 62.
 func TestStoreAnswersInXML(t *testing.T) {
 	s := newService(t, nil)
 	r := s.stow(t, "/studies", multipartBody("XX", corpusFile(t, fileCT1), []byte("junk")), "Accept", "application/dicom+xml").want(t, 202)
@@ -273,6 +277,8 @@ func TestStoreWhenNothingCanBeStored(t *testing.T) {
 }
 
 // TestStoreAbortedConnection: a body that ends early is never taken for an object (behaviour 9, B15).
+//
+// Behaviours 9, 62.
 func TestStoreAbortedConnection(t *testing.T) {
 	s := newService(t, nil)
 	body := multipartBody("XX", corpusFile(t, fileCT1))
@@ -295,6 +301,8 @@ func TestStoreAbortedConnection(t *testing.T) {
 }
 
 // TestStorePolyglot: preamble and meta information do not survive (B25).
+//
+// Behaviour 42.
 func TestStorePolyglot(t *testing.T) {
 	s := newService(t, nil)
 	f := bytes.Clone(corpusFile(t, fileCT1))
@@ -310,6 +318,8 @@ func TestStorePolyglot(t *testing.T) {
 }
 
 // TestStoreHugeObject streams an object of 2 GB in and out (behaviour 51, P9).
+//
+// Behaviour 51.
 func TestStoreHugeObject(t *testing.T) {
 	if testing.Short() {
 		t.Skip("moves 2 GB")
