@@ -92,7 +92,7 @@ func TestRefusals(t *testing.T) {
 			a.search = func(int) error { return fmt.Errorf("catalog: %w", dicomsvc.ErrResources) }
 		}, path: "/studies", status: 503, what: "QIDO-RS", why: "out of resources"},
 		{name: "a body of another type", method: "POST", path: "/studies", body: []byte(canary), header: []string{"Content-Type", "text/plain"},
-			status: 415, what: "STOW-RS", why: "objects are stored from application/dicom only"},
+			status: 415, what: "STOW-RS", why: "objects are stored from application/dicom"},
 		{name: "a body without an object", method: "POST", path: "/studies", body: []byte("--XX--\r\n"), header: []string{"Content-Type", related},
 			status: 400, what: "STOW-RS", why: "the request holds no object"},
 		{name: "a compressed body", method: "POST", path: "/studies", header: []string{"Content-Type", related, "Content-Encoding", "gzip"},
@@ -101,6 +101,9 @@ func TestRefusals(t *testing.T) {
 			body: multipartBody("XX", sample), header: []string{"Content-Type", related}, status: 503, what: "STOW-RS", why: "shutting down"},
 		{name: "junk for an object", method: "POST", path: "/studies", body: multipartBody("XX", []byte(canary)),
 			header: []string{"Content-Type", related}, status: 400, what: "STOW-RS", code: "C000", why: "the object cannot be understood"},
+		{name: "metadata without their bulk data", method: "POST", path: "/studies", body: []byte("[" + imageJSON("1.1", bulk("7FE00010", "OW", canary)) + "]"),
+			header: []string{"Content-Type", mediaDICOMJSON}, status: 400, what: "STOW-RS", code: "C000", why: "the object cannot be understood"},
+		{name: "de-identification", path: "/wado?requestType=WADO&studyUID=1.2&seriesUID=1.2&objectUID=1.2&anonymize=" + canary, status: 400, what: "WADO-URI", why: "not de-identified"},
 		put("no space", dicomsvc.ErrFull, 507, "A700"),
 		put("no resources", dicomsvc.ErrResources, 503, "A700"),
 		put("no partner", dicomsvc.ErrUnavailable, 503, "A700"),
