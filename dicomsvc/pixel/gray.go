@@ -75,8 +75,7 @@ func (im *Image) group(i int, tag dicom.Tag) *dicom.Dataset {
 
 // modality returns the modality transformation of frame i (PS3.3 §C.11.1), and whether it can give negative values.
 func (im *Image) modality(i int) (apply func(float64) float64, negative bool, err error) {
-	if el := im.header.Get(dicom.ModalityLUTSequence); el != nil && len(el.Items) > 0 {
-		item := el.Items[0]
+	if item := lutItem(im.header, dicom.ModalityLUTSequence); item != nil {
 		t, err := im.tableOf(item.Get(dicom.LUTDescriptor), item.Get(dicom.LUTData), im.Format.Signed)
 		if err != nil {
 			return nil, false, fmt.Errorf("modality LUT: %w", err)
@@ -90,6 +89,14 @@ func (im *Image) modality(i int) (apply func(float64) float64, negative bool, er
 	}
 	intercept, _ := number(d, dicom.RescaleIntercept, 0)
 	return func(v float64) float64 { return v*slope + intercept }, im.Format.Signed || intercept < 0 || slope < 0, nil
+}
+
+// lutItem returns the first item of a sequence of lookup tables, nil when there is none or it is empty, as some writers leave it.
+func lutItem(d *dicom.Dataset, tag dicom.Tag) *dicom.Dataset {
+	if el := d.Get(tag); el != nil && len(el.Items) > 0 && el.Items[0].Has(dicom.LUTData) {
+		return el.Items[0]
+	}
+	return nil
 }
 
 // number reads the n-th value of a decimal string.
@@ -118,11 +125,11 @@ func (im *Image) interest(i int, asked *Window, negative bool) (func(float64) fl
 	if okC && okW && w.valid() {
 		return w.apply, nil
 	}
-	el := d.Get(dicom.VOILUTSequence)
-	if el == nil || len(el.Items) == 0 {
+	item := lutItem(d, dicom.VOILUTSequence)
+	if item == nil {
 		return nil, nil
 	}
-	t, err := im.tableOf(el.Items[0].Get(dicom.LUTDescriptor), el.Items[0].Get(dicom.LUTData), negative)
+	t, err := im.tableOf(item.Get(dicom.LUTDescriptor), item.Get(dicom.LUTData), negative)
 	if err != nil {
 		return nil, fmt.Errorf("VOI LUT: %w", err)
 	}

@@ -38,6 +38,7 @@ type component struct {
 	coefficients              []int16 // 64 for each block, in natural order
 	dc, ac                    *huffman
 	previous                  int
+	seen                      bool // in a scan
 }
 
 // jpeg decodes the JPEG processes with Huffman coding but the hierarchical ones (ISO 10918-1).
@@ -71,8 +72,8 @@ func decodeJPEG(ctx context.Context, f Format, data []byte) (*Frame, error) {
 			return nil, fmt.Errorf("JPEG: %w", err)
 		}
 	}
-	if d.scans == 0 {
-		return nil, fmt.Errorf("JPEG: %w: no scan", ErrMalformed)
+	if err := d.complete(); err != nil {
+		return nil, fmt.Errorf("JPEG: %w", err)
 	}
 	if d.kind != markSOF3 {
 		if err := d.reconstruct(); err != nil {
@@ -82,13 +83,30 @@ func decodeJPEG(ctx context.Context, f Format, data []byte) (*Frame, error) {
 	return d.out, nil
 }
 
+// complete tells whether all that belongs to the frame was there.
+func (d *jpeg) complete() error {
+	if d.kind == 0 {
+		return fmt.Errorf("%w: no frame header", ErrMalformed)
+	}
+	for _, c := range d.components {
+		if !c.seen {
+			return fmt.Errorf("%w: a component is in no scan", ErrMalformed)
+		}
+	}
+	if d.kind == markSOF2 && d.in.cut {
+		return fmt.Errorf("%w: the stream ends without EOI, before all of its scans", ErrMalformed)
+	}
+	return nil
+}
+
 // segments walks over the marker segments of a JPEG or JPEG-LS stream.
 type segments struct {
 	data []byte
 	pos  int
+	cut  bool // ended without EOI
 }
 
-// next returns the next marker and its parameters. A stream that ends without EOI is taken for ended.
+// next returns the next marker and its parameters. A stream that ends without EOI is told as cut.
 func (s *segments) next() (mark byte, body []byte, err error) {
 	if s.pos == 0 && (len(s.data) < 2 || s.data[0] != 0xFF || s.data[1] != markSOI) {
 		return 0, nil, fmt.Errorf("%w: the stream does not begin with SOI", ErrMalformed)
@@ -100,6 +118,7 @@ func (s *segments) next() (mark byte, body []byte, err error) {
 		s.pos++
 	}
 	if s.pos >= len(s.data) {
+		s.cut = true
 		return markEOI, nil, nil
 	}
 	mark = s.data[s.pos]
@@ -286,6 +305,7 @@ func (d *jpeg) scanHeader(b []byte) (scanHeader, error) {
 			}
 		}
 		c.dc, c.ac, c.previous = d.dc[tables>>4], d.ac[tables&15], 0
+		c.seen = true
 		h.components = append(h.components, c)
 	}
 	b = b[1+2*n:]
