@@ -44,6 +44,7 @@ var rooms = map[string]int{
 	"dicomsvc/dul":     1,
 	"node/link":        1,
 	"raft/vault":       1,
+	"raft/engine":      1,
 
 	"erasure/place": 0,
 	"erasure/plant": 0,
@@ -56,7 +57,7 @@ var gates = map[string][]string{
 	"github.com/klauspost/reedsolomon":       {"erasure/stripe"},
 	"github.com/suyashkumar/dicom":           {"dicomsvc/dicom"},
 	"github.com/quic-go/quic-go":             {"node/link"},
-	"github.com/cockroachdb/pebble/v2":       {"raft/ring", "raft/local", "raft/catalog"},
+	"github.com/cockroachdb/pebble/v2":       {"raft/ring", "raft/local", "raft/catalog", "raft/engine"},
 	"github.com/prometheus/client_golang":    {"node"},
 	"github.com/alecthomas/kong":             {"cmd/osteon"},
 	"go.yaml.in/yaml/v3":                     {"cmd/osteon", "node"},

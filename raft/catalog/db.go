@@ -13,6 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
+
+	"osteon/raft/engine"
 )
 
 // database is one open Pebble database. Whoever uses it holds a reference; it closes, and its
@@ -50,8 +52,6 @@ func pebbleOptions(cfg Config, cache *pebble.Cache) *pebble.Options {
 		},
 	}
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
-	// Pebble's own scheduler wakes up ten times a second and stays behind when the opening fails.
-	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = 32 << 10
 		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -170,7 +170,7 @@ func openDatabase(cfg Config, dir string, cache *pebble.Cache) (*database, error
 	if err := checkClosed(cfg.FS, dir); err != nil {
 		return nil, fmt.Errorf("open the catalog: %w", err)
 	}
-	db, err := pebble.Open(dir, pebbleOptions(cfg, cache))
+	db, err := engine.Open(dir, pebbleOptions(cfg, cache))
 	if err != nil {
 		return nil, fmt.Errorf("open the catalog: %w", err)
 	}

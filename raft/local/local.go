@@ -49,6 +49,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"osteon/raft/engine"
 )
 
 var (
@@ -143,13 +145,11 @@ func Open(cfg Config) (*DB, error) {
 			},
 		},
 	}
-	// Pebble's own scheduler wakes up ten times a second and stays behind when the opening fails.
-	opts.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].FilterType = pebble.TableFilter
 	}
-	db, err := pebble.Open(cfg.Dir, opts)
+	db, err := engine.Open(cfg.Dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("open local database: %w", damagedUnlessSystem(err))
 	}

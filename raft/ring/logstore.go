@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"osteon/erasure/plant"
+	"osteon/raft/engine"
 )
 
 // logFormat is Pebble's format of the log database. It is raised by a migration step, never by an
@@ -63,12 +64,10 @@ func openLogStore(cfg Config, fail func(error)) (*logStore, error) {
 		FS: cfg.FS, Cache: cache, MemTableSize: memTableBytes, FormatMajorVersion: logFormat,
 		Logger: logger, L0CompactionThreshold: 4, MaxOpenFiles: 500,
 	}
-	// Pebble's own scheduler wakes up ten times a second and stays behind when the opening fails.
-	opts.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	opts.EnsureDefaults()
 	opts.EventListener = logger.listener()
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
-	db, err := pebble.Open(cfg.FS.PathJoin(cfg.Dir, "log"), opts)
+	db, err := engine.Open(cfg.FS.PathJoin(cfg.Dir, "log"), opts)
 	if err != nil {
 		return nil, fmt.Errorf("open raft log: %w", damagedUnlessSystem(err))
 	}
