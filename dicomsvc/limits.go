@@ -46,6 +46,9 @@ const (
 	sealRetryMax = 5 * time.Minute
 	// releasePacksMax bounds the packs whose versions are held in memory to be released at once.
 	releasePacksMax = 4
+	// sealRaceWait is how long a sealer on demand waits for the catalog to tell that another one was first; it looks every sealRaceLook.
+	sealRaceWait = 2 * time.Second
+	sealRaceLook = 50 * time.Millisecond
 	// mendRetry is the pause between two rounds over journal records that could not be mended.
 	mendRetry = 30 * time.Second
 	// mendCompareFirst and mendCompareEvery are when the catalog's list of what this node holds is compared
@@ -82,6 +85,9 @@ const (
 	// rewriteKeepBytes is the largest object that is read once, and kept in memory, to be rewritten in another
 	// transfer syntax; a CT slice has half of it.
 	rewriteKeepBytes = 1 << 20
+	// decodeKeepBytes is the largest native pixel data that are kept in memory when compressed ones were decoded, and not decoded a
+	// second time to be sent: a mammogram has some 30 MiB.
+	decodeKeepBytes = 32 << 20
 	// poisonStrikes is how often an object may make this node panic before it is refused at once.
 	poisonStrikes = 3
 	// poisonMax bounds the objects whose strikes are remembered.

@@ -160,8 +160,27 @@ func (a *Archive) SealNow(ctx context.Context, study string) error {
 		case errors.Is(err, catalog.ErrRaced):
 		case err != nil:
 			return err
-		case sealed == 0:
+		case sealed == 0 && !a.sealedMeanwhile(ctx, s):
 			return fmt.Errorf("%w: %d versions of the study cannot be read from any holder", ErrUnavailable, s.Unsealed)
+		}
+	}
+}
+
+// sealedMeanwhile reports whether another sealer has taken of a study what was to be sealed here: holders let go of their journals'
+// copies as soon as they have applied that, which may be sooner than here.
+func (a *Archive) sealedMeanwhile(ctx context.Context, before *catalog.Study) bool {
+	for until := a.cfg.Now().Add(sealRaceWait); ; {
+		s, err := a.catalog.Study(ctx, before.StudyInstanceUID)
+		if err != nil || s.Unsealed < before.Unsealed {
+			return true // the caller looks again
+		}
+		select {
+		case <-ctx.Done():
+			return true
+		case <-time.After(sealRaceLook):
+		}
+		if a.cfg.Now().After(until) {
+			return false
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -213,5 +214,29 @@ func flip(t *testing.T, dir string, offset int64) {
 	b[0] ^= 0xff
 	if _, err := f.WriteAt(b[:], offset); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whoever is told to seal a study while another node does finds it sealed: the other's journals let go of what it was about
+// to read.
+func TestSealersOnDemandAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, []string{"a", "b", "c"}, nil)
+	for round := range 15 {
+		study := fmt.Sprintf("1.2.3.%d", round)
+		for i := range 3 {
+			c.nodes[i].mustPut(object(t, study, study+".1", fmt.Sprintf("%s.1.%d", study, i), 50_000, "P1"))
+		}
+		c.settled()
+		var sealers sync.WaitGroup
+		for _, m := range c.nodes {
+			sealers.Go(func() {
+				time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+				if err := m.archive.SealNow(t.Context(), study); err != nil {
+					t.Errorf("round %d: seal at %s: %v", round, m.place.Name, err)
+				}
+			})
+		}
+		sealers.Wait()
 	}
 }
