@@ -48,6 +48,9 @@ type DIMSEConfig struct {
 	AssociationsPerAE int `yaml:"associations_per_ae" json:"associations_per_ae"`
 	// AssociationsPerHost bounds those of one address whose callers are not registered. Default 128.
 	AssociationsPerHost int `yaml:"associations_per_host" json:"associations_per_host"`
+	// OperationsMax is the asynchronous operations window agreed to where a caller negotiates one: how many stores and
+	// queries of an association are under way at once, 64 at most. 1 turns it off. Default 8.
+	OperationsMax int `yaml:"operations_max" json:"operations_max"`
 	// StrictCalled rejects associations that call another title than AET. Default true.
 	StrictCalled *bool `yaml:"strict_called" json:"strict_called"`
 	// LaxTitles compares AE titles, called and calling, regardless of case. Default false: case is significant.
@@ -172,6 +175,7 @@ func (c *Config) Fill() {
 	setInt(&c.DIMSE.AssociationsMax, 200)
 	setInt(&c.DIMSE.AssociationsPerAE, 64)
 	setInt(&c.DIMSE.AssociationsPerHost, 128)
+	setInt(&c.DIMSE.OperationsMax, 8)
 	setInt(&c.HTTP.ConnectionsMax, 1024)
 	setInt(&c.HTTP.ConnectionsPerHost, 256)
 }
@@ -285,6 +289,7 @@ func (c *Config) Validate() error {
 		{"seal.bytes", c.Seal.Bytes}, {"journal.segment_bytes", c.Journal.SegmentBytes},
 		{"journal.hot_bytes", c.Journal.HotBytes}, {"dimse.associations_max", int64(c.DIMSE.AssociationsMax)},
 		{"dimse.associations_per_ae", int64(c.DIMSE.AssociationsPerAE)}, {"dimse.associations_per_host", int64(c.DIMSE.AssociationsPerHost)},
+		{"dimse.operations_max", int64(c.DIMSE.OperationsMax)},
 		{"http.connections_max", int64(c.HTTP.ConnectionsMax)}, {"http.connections_per_host", int64(c.HTTP.ConnectionsPerHost)},
 	} {
 		if s.n < 0 {

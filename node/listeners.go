@@ -78,7 +78,7 @@ func (n *Node) scpConfig() scp.Config {
 		Short:   shortOfDescriptors,
 		Archive: n.archive, AETitle: n.cfg.DIMSE.AET, StrictCalled: n.cfg.strictCalled(),
 		AssociationsMax: n.cfg.DIMSE.AssociationsMax, PerAEMax: n.cfg.DIMSE.AssociationsPerAE,
-		PerHostMax: n.cfg.DIMSE.AssociationsPerHost, Refusals: n.servers.refusals, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
+		PerHostMax: n.cfg.DIMSE.AssociationsPerHost, OperationsMax: n.cfg.DIMSE.OperationsMax, Refusals: n.servers.refusals, Grace: drainTimeout, Relational: n.cfg.DIMSE.Relational,
 		Peer: n.registry.peer, Promiscuous: n.registry.promiscuous, Settled: n.caughtUp.Load, LaxTitles: n.cfg.DIMSE.LaxTitles,
 		Destination: n.registry.addresses,
 		Dial: func(ctx context.Context, address string) (net.Conn, error) {

@@ -130,3 +130,18 @@ func TestBehaviour12NextStoreArrivesDuringFsync(t *testing.T) {
 		})
 	}
 }
+
+// The window that a node agrees to is that of its configuration.
+// Behaviour 12.
+func TestBehaviour12ConfiguredWindow(t *testing.T) {
+	for configured, want := range map[int]uint16{0: 8, 1: 1, 3: 3} {
+		s := start(t, func(c *Config) { c.OperationsMax = configured })
+		c, err := s.associate(func(c *dul.RequestorConfig) { c.AsyncOps = &dul.AsyncOps{} }, []string{ctStorage, explicit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Association().AsyncOps(); got != (dul.AsyncOps{Invoked: want, Performed: want}) {
+			t.Errorf("configured %d: agreed to %v", configured, got)
+		}
+	}
+}

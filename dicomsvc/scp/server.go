@@ -43,6 +43,9 @@ type Config struct {
 	// AssociationsMax bounds the associations open at once, PerAEMax those of one calling title, PerHostMax those
 	// of one address whose callers are strangers; 0: the defaults of package dimse.
 	AssociationsMax, PerAEMax, PerHostMax int
+	// OperationsMax is the asynchronous operations window agreed to in each direction of an association (PS3.7
+	// §D.3.3.3), 1 for none; 0: the default of package dimse.
+	OperationsMax int
 	// Refusals takes whatever is refused or fails; nil: none is kept.
 	Refusals *refusal.Log
 	// Short says that the process is short of file descriptors: new associations are told to come again. Nil: never.
@@ -86,7 +89,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, waits: defaultWaits(), turns: map[string]chan struct{}{}}
 	srv, err := dimse.NewServer(dimse.ServerConfig{
 		Handler: s, MaxAssociations: cfg.AssociationsMax, MaxPerAE: cfg.PerAEMax, MaxPerHost: cfg.PerHostMax,
-		Short: cfg.Short, Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
+		MaxOperations: cfg.OperationsMax,
+		Short:         cfg.Short, Grace: cfg.Grace, Refusals: cfg.Refusals, Log: cfg.Log,
 		Known: func(r *dul.Request) bool { return s.peer(r).Known },
 	})
 	if err != nil {
