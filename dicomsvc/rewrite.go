@@ -50,6 +50,7 @@ type run struct {
 	bulk    *dicom.Bulk
 	width   int // of the words whose bytes are swapped; 1: none
 	pad     byte
+	pixels  *decoded // follow in place of a bulk value
 }
 
 // Rewrite prepares o, stored in the transfer syntax from, to be sent in the syntax to. No value changes, save
@@ -58,19 +59,26 @@ type run struct {
 // so that nothing is sent of one that fails; its bulk values are then read again, out of memory when it has at
 // most rewriteKeepBytes.
 //
-// Errors: ErrUnsupported for a pair that is not Rewritable and for an element that the other syntax cannot
+// Compressed pixel data are decoded, see Convertible; frames that cannot be are ErrUnsupported.
+//
+// Errors: ErrUnsupported for a pair that is not Convertible and for an element that the other syntax cannot
 // express, ErrCorrupt, and those of o.
 func Rewrite(o Stored, from, to string) (*Rewritten, error) {
-	if !Rewritable(from, to) {
+	if !Convertible(from, to) {
 		return nil, fmt.Errorf("%w: rewriting from this transfer syntax", ErrUnsupported)
 	}
-	set, kept, err := scanWhole(o, from)
+	set, frames, kept, err := scanWhole(o, from)
 	if err != nil {
 		return nil, err
 	}
 	b := rewriter{
 		to: to, explicit: to == dicom.ExplicitVRLittleEndian, big: dicom.SyntaxOf(from).BigEndian,
 		out: &Rewritten{sections: sectionsOf(o, kept, from)},
+	}
+	if frames != nil && frames.Encapsulated() {
+		if b.pixels, err = decodeFrames(set, frames, from, b.out.sections); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.elements(set); err != nil {
 		return nil, err
@@ -79,8 +87,8 @@ func Rewrite(o Stored, from, to string) (*Rewritten, error) {
 	return b.out, nil
 }
 
-// scanWhole reads o through and returns its data set, and its bytes when they are few.
-func scanWhole(o Stored, syntax string) (set *dicom.Dataset, kept []byte, err error) {
+// scanWhole reads o through and returns its data set, where its frames are, and its bytes when they are few.
+func scanWhole(o Stored, syntax string) (set *dicom.Dataset, frames *dicom.FrameTable, kept []byte, err error) {
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() { // ends when o was read or the pipe is closed; done is received below
@@ -100,12 +108,12 @@ func scanWhole(o Stored, syntax string) (set *dicom.Dataset, kept []byte, err er
 	}
 	pr.Close()
 	if read := <-done; read != nil && !errors.Is(read, io.ErrClosedPipe) {
-		return nil, nil, read
+		return nil, nil, nil, read
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: read the stored data set: %w", ErrCorrupt, err)
+		return nil, nil, nil, fmt.Errorf("%w: read the stored data set: %w", ErrCorrupt, err)
 	}
-	return scanner.Dataset(), whole.Bytes(), nil
+	return scanner.Dataset(), scanner.Frames(), whole.Bytes(), nil
 }
 
 // sectionsOf returns how bulk values are read: from kept unless that is nil. A deflated stream is inflated
@@ -160,7 +168,8 @@ func (r *brokenReader) Read([]byte) (int, error) { return 0, r.err }
 type rewriter struct {
 	to       string
 	explicit bool
-	big      bool // the stored object is big endian
+	big      bool     // the stored object is big endian
+	pixels   *decoded // of compressed pixel data, else nil
 	encoded  []byte
 	out      *Rewritten
 }
@@ -176,6 +185,9 @@ func (b *rewriter) elements(d *dicom.Dataset) error {
 
 func (b *rewriter) element(el *dicom.Element) (err error) {
 	switch {
+	case el.Tag == dicom.PixelData && el.Bulk != nil && el.Bulk.Encapsulated && b.pixels != nil:
+		b.native()
+		return nil
 	case el.Bulk != nil:
 		return b.bulk(el)
 	case holdsBulk(el):
@@ -240,6 +252,14 @@ func (b *rewriter) bulk(el *dicom.Element) error {
 	return nil
 }
 
+// native ends a run with decoded pixel data.
+func (b *rewriter) native() {
+	b.head(dicom.PixelData, b.pixels.img.NativeFormat().NativeVR(), uint32(b.pixels.size))
+	b.out.runs = append(b.out.runs, run{encoded: b.encoded, pixels: b.pixels})
+	b.out.size += int64(len(b.encoded)) + b.pixels.size
+	b.encoded = nil
+}
+
 // cut ends a run.
 func (b *rewriter) cut(bulk *dicom.Bulk, width int, pad byte) {
 	b.out.runs = append(b.out.runs, run{encoded: b.encoded, bulk: bulk, width: width, pad: pad})
@@ -265,7 +285,11 @@ func (r *Rewritten) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (x *run) writeTo(w io.Writer, sections func(off, n int64) io.Reader) error {
-	if _, err := w.Write(x.encoded); err != nil || x.bulk == nil {
+	_, err := w.Write(x.encoded)
+	switch {
+	case err == nil && x.pixels != nil:
+		return x.pixels.write(w)
+	case err != nil || x.bulk == nil:
 		return err
 	}
 	swap := NewSwapper(w, x.width)

@@ -19,6 +19,7 @@ import (
 
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
+	"osteon/dicomsvc/pixel"
 	"osteon/dicomsvc/refusal"
 )
 
@@ -300,6 +301,11 @@ func (s *Server) dispatch(w http.ResponseWriter, r *request) *problem {
 // failure turns an error of the archive into a problem. Its text is meant for whoever asked, save that of
 // a failure inside, which the log gets.
 func failure(err error) *problem {
+	for _, kind := range []error{pixel.ErrUnsupportedSyntax, pixel.ErrMalformed, pixel.ErrLimit, pixel.ErrNoImage} {
+		if errors.Is(err, kind) { // found only when frames were decoded
+			return newProblem(http.StatusNotAcceptable, err.Error(), "ask for transfer-syntax=* to get what is stored")
+		}
+	}
 	status := dicomsvc.HTTPStatus(err)
 	p := newProblem(status, err.Error(), remedyFor(status))
 	switch status {

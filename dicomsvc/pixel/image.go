@@ -35,7 +35,7 @@ func Open(header *dicom.Dataset, frames *dicom.FrameTable, syntax string, from S
 	if err != nil {
 		return nil, err
 	}
-	if frames.Video() || frames.Encapsulated() && !Decodable(syntax) {
+	if frames.Video() || frames.Encapsulated() && codecOf(syntax) == nil {
 		return nil, fmt.Errorf("%w: %s", ErrUnsupportedSyntax, dicom.SyntaxOf(syntax).Name)
 	}
 	if frames.Len() == 0 {

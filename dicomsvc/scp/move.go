@@ -145,7 +145,7 @@ func plan(list []wanted) (contexts []dul.ProposedContext, n int) {
 func sendable(stored string) []string {
 	list := []string{stored}
 	for _, syntax := range []string{dicom.ExplicitVRLittleEndian, dicom.ImplicitVRLittleEndian} {
-		if dicomsvc.Rewritable(stored, syntax) {
+		if dicomsvc.Convertible(stored, syntax) {
 			list = append(list, syntax)
 		}
 	}

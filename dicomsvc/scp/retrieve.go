@@ -311,7 +311,7 @@ func (t *transfer) sendOne(ctx context.Context, in *dicomsvc.Instance, takes fun
 // loss, explicit before implicit VR; "" when there is none.
 func choose(stored string, takes []string) string {
 	for _, syntax := range []string{stored, dicom.ExplicitVRLittleEndian, dicom.ImplicitVRLittleEndian} {
-		if slices.Contains(takes, syntax) && (syntax == stored || dicomsvc.Rewritable(stored, syntax)) {
+		if slices.Contains(takes, syntax) && (syntax == stored || dicomsvc.Convertible(stored, syntax)) {
 			return syntax
 		}
 	}

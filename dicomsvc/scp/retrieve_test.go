@@ -266,7 +266,8 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// TestBehaviour37And48SentAsTheDestinationTakesIt: as stored, else rewritten without loss, else not at all.
+// TestBehaviour37And48SentAsTheDestinationTakesIt: as stored, else rewritten or decoded without loss, else
+// not at all.
 // Behaviours 37, 48.
 func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 	s := start(t)
@@ -277,8 +278,9 @@ func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 	}
 	large := image("1.2.9", "1.2.9.1", "1.2.9.1.5", 3<<20)
 	s.put(large, dicom.ExplicitVRBigEndian)
-	rle := samples(t, "mr-rle.dcm")[0]
+	rle, j2k := samples(t, "mr-rle.dcm")[0], samples(t, "ct-jpeg2000.dcm")[0]
 	s.putBytes(rle.data, rle.syntax)
+	s.putBytes(j2k.data, j2k.syntax)
 	for i, only := range []string{explicit, implicit, explicit, implicit} {
 		if i == 2 { // the same again out of a pack
 			if err := s.archive.SealNow(t.Context(), "1.2.9"); err != nil {
@@ -298,7 +300,11 @@ func TestBehaviour37And48SentAsTheDestinationTakesIt(t *testing.T) {
 				t.Errorf("%s in %s is not what it is in that syntax", sop, only)
 			}
 		}
-		s.check("compressed", s.move(identifier("STUDY", dicom.StudyInstanceUID, rle.study), "DEST", nil), dimse.StatusSubOperations, 0, 1, 0, rle.instance)
+		s.check("not decoded here", s.move(identifier("STUDY", dicom.StudyInstanceUID, j2k.study), "DEST", nil), dimse.StatusSubOperations, 0, 1, 0, j2k.instance)
+		s.check("compressed", s.move(identifier("STUDY", dicom.StudyInstanceUID, rle.study), "DEST", nil), dimse.StatusSuccess, 1, 0, 0)
+		if n := len(d.got[rle.instance]); n < 2*64*64 || bytes.Contains(d.got[rle.instance], []byte{0xFE, 0xFF, 0x00, 0xE0}) {
+			t.Errorf("%d bytes of a decoded image, or fragments in it", n)
+		}
 	}
 	d := &destination{}
 	s.destinationAt(d)
