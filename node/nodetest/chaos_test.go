@@ -412,16 +412,18 @@ func (c *chaos) join(ctx context.Context) {
 		return
 	}
 	var rivals [2]*Node
-	var won [2]bool
+	var won, cut [2]bool
 	var both sync.WaitGroup
 	for i := range rivals {
 		name := fmt.Sprintf("%s%d%c", site, 7+number, 'x'+i)
 		rivals[i] = c.ring.add(name, site)
 		rivals[i].gone = true
+		lives := rivals[i].lives()
 		both.Go(func() {
 			_, err := node.Join(ctx, rivals[i].Config(), rivals[i].Env(), node.JoinRequest{Token: token, NodeName: name})
 			c.ring.Logf("join of %s: %v", name, err)
 			won[i] = err == nil
+			cut[i] = rivals[i].lives() != lives // the machine lost its power meanwhile, and what it wrote since went nowhere
 		})
 	}
 	both.Wait()
@@ -429,6 +431,12 @@ func (c *chaos) join(ctx context.Context) {
 		c.fault("two nodes joined with one token")
 	}
 	for i, n := range rivals {
+		if cut[i] && won[i] { // as far as the ring knows: the admin gives the command again
+			_, err := c.ring.enrol(ctx, n.Name, site)
+			c.ring.Logf("join of %s again: %v", n.Name, err)
+			won[i] = err == nil
+			c.ring.Sometimes("join given again")
+		}
 		if won[i] {
 			n.mu.Lock()
 			n.gone = false

@@ -247,6 +247,13 @@ func (n *Node) Stop() {
 	}
 }
 
+// lives counts how often the machine lost its processes.
+func (n *Node) lives() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ends
+}
+
 // Unplug takes the process off the network for good; the next one has it again.
 func (n *Node) Unplug() { n.ring.Net.detach(n.host) }
 

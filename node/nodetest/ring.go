@@ -107,6 +107,16 @@ func (r *Ring) Join(name string, site place.SiteID) *Node {
 
 // TryJoin is Join, once, with an error.
 func (r *Ring) TryJoin(ctx context.Context, name string, site place.SiteID) (*Node, error) {
+	n, err := r.enrol(ctx, name, site)
+	if err != nil {
+		return nil, err
+	}
+	n.Start()
+	return n, nil
+}
+
+// enrol joins a node, new or interrupted before, without starting it.
+func (r *Ring) enrol(ctx context.Context, name string, site place.SiteID) (*Node, error) {
 	token, err := r.token(ctx, site)
 	if err != nil {
 		return nil, err
@@ -118,7 +128,6 @@ func (r *Ring) TryJoin(ctx context.Context, name string, site place.SiteID) (*No
 	if _, err := node.Join(ctx, n.Config(), n.Env(), node.JoinRequest{Token: token, NodeName: name}); err != nil {
 		return nil, fmt.Errorf("join %s: %w", name, err)
 	}
-	n.Start()
 	return n, nil
 }
 
