@@ -145,16 +145,16 @@ func casesB18(b *badBench) (cases []badCase) {
 	cases = append(cases, b.getWant("search 8 deep", "/dicom-web/studies?limit=1&"+path+"00081155=1.2.3", 200),
 		b.getWant("search 9 deep", "/dicom-web/studies?limit=1&00081140."+path+"00081155=1.2.3", 400),
 		b.getWant("search 1,100 deep", "/dicom-web/studies?"+strings.Repeat("00081140.", 1100)+"00081155=1.2.3", 400))
-	deep := func(open, close string) string { return strings.Repeat(open, 65) + strings.Repeat(close, 65) }
+	deep := func(open, close string) string { return strings.Repeat(open, 66) + strings.Repeat(close, 66) }
 	for _, c := range []struct {
 		media, body string
 		code        int
 	}{
 		{"application/json", "[]", 415},
 		{"application/dicom+json", strings.Repeat("[", 100_000), 400},
-		{"application/dicom+json", "[" + deep(`{"00081140":{"vr":"SQ","Value":[`, `]}}`) + "]", 400},
-		{"application/dicom+xml", "<NativeDicomModel>" + strings.Repeat("<x>", 100_000), 400},
-		{"application/dicom+xml", "<NativeDicomModel>" + deep(`<DicomAttribute tag="00081140" vr="SQ"><Item number="1">`, "</Item></DicomAttribute>") + "</NativeDicomModel>", 400},
+		{"application/dicom+json", "[" + deep(`{"00081140":{"vr":"SQ","Value":[`, `]}}`) + "]", 413},
+		{"application/dicom+xml", "<NativeDicomModel>" + strings.Repeat("<x>", 100_000), 413},
+		{"application/dicom+xml", "<NativeDicomModel>" + deep(`<DicomAttribute tag="00081140" vr="SQ"><Item number="1">`, "</Item></DicomAttribute>") + "</NativeDicomModel>", 413},
 	} {
 		cases = append(cases, badCase{fmt.Sprintf("STOW-RS of %s, %.20s", c.media, c.body), func(ctx context.Context) error {
 			_, err := b.request(ctx, "POST", "/dicom-web/studies", strings.NewReader(c.body), c.code, "Content-Type", c.media)
@@ -256,6 +256,37 @@ func (b *badBench) encapsulatedPage(ctx context.Context) error {
 		return fmt.Errorf("HTTP %d, %v", response.StatusCode, h)
 	}
 	return nil
+}
+
+// casesB24: XML that expands, that fetches, that is no text, or whose tags are endless, as metadata of a store request.
+func casesB24(b *badBench) (cases []badCase) {
+	name := func(text string) string {
+		return `<NativeDicomModel><DicomAttribute tag="00100010" vr="PN"><PersonName><Alphabetic><FamilyName>` + text + `</FamilyName></Alphabetic></PersonName></DicomAttribute></NativeDicomModel>`
+	}
+	laughs := `<!DOCTYPE x [<!ENTITY l0 "` + badCanary + `">`
+	for i := 1; i < 10; i++ {
+		laughs += fmt.Sprintf(`<!ENTITY l%d "%s">`, i, strings.Repeat(fmt.Sprintf("&l%d;", i-1), 10))
+	}
+	for what, text := range map[string]string{
+		"billion laughs":         laughs + "]>" + name("&l9;"),
+		"a file of the server":   `<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]>` + name("&f;"),
+		"an address to fetch":    `<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd">` + name("&f;"),
+		"a million attributes":   `<NativeDicomModel` + strings.Repeat(` a=""`, 1_000_000) + `/>`,
+		"another encoding":       `<?xml version="1.0" encoding="UTF-16"?>` + name("x"),
+		"bytes that are no text": name(badCanary + "\xff\xfe"),
+		"NUL":                    name(badCanary + "\x00"),
+		"no end":                 strings.TrimSuffix(name(badCanary), "</NativeDicomModel>"),
+	} {
+		cases = append(cases, badCase{what, func(ctx context.Context) error {
+			code := 400
+			if strings.Contains(what, "million") {
+				code = 413
+			}
+			_, err := b.request(ctx, "POST", "/dicom-web/studies", strings.NewReader(text), code, "Content-Type", "application/dicom+xml")
+			return err
+		}})
+	}
+	return cases
 }
 
 // casesB25: files that are something else too. The preamble is not stored: what comes back has one of zeros.

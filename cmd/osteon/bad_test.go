@@ -75,7 +75,7 @@ func TestBadInput(t *testing.T) {
 		{"B05UIDsAsPaths", casesB05}, {"B09Lengths", casesB09}, {"B10Dimensions", casesB10}, {"B11WrongVR", casesB11},
 		{"B12Offsets", casesB12}, {"B13Codestreams", casesB13}, {"B14WrongProtocol", casesB14}, {"B15BodyCut", casesB15},
 		{"B17Inflation", casesB17}, {"B18Nesting", casesB18}, {"B20ProtocolState", casesB20}, {"B20Negotiation", casesB20Negotiation},
-		{"B22Scripts", casesB22}, {"B25Polyglots", casesB25}, {"B28LogInjection", casesB28}, {"B29QueryBlowUp", casesB29},
+		{"B22Scripts", casesB22}, {"B24XML", casesB24}, {"B25Polyglots", casesB25}, {"B28LogInjection", casesB28}, {"B29QueryBlowUp", casesB29},
 	} {
 		t.Run(row.name, func(t *testing.T) { b.run(t, row.cases(b)) })
 	}

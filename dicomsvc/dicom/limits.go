@@ -32,6 +32,8 @@ const (
 	// jsonBytesMax bounds what ParseJSON takes: the caller streams bulk data apart from it.
 	jsonBytesMax = 64 << 20
 
+	// xmlTagBytesMax bounds one tag of an XML document: names, tags and a URI.
+	xmlTagBytesMax = 64 << 10
 	// valueGapMax is how many numbers may be left out between two values of the Native DICOM Model.
 	valueGapMax = 1 << 10
 

@@ -18,12 +18,40 @@ func ParseXML(b []byte, lim Limits) (*Dataset, error) {
 	}
 	dec := xml.NewDecoder(bytes.NewReader(b))
 	p := xmlParser{modelParser{what: "Native DICOM Model", offset: dec.InputOffset, lim: lim.filled()}, dec}
+	if !tagsWithin(b, xmlTagBytesMax) {
+		return nil, p.over("an XML tag is too long")
+	}
 	d, err := p.document()
 	if err != nil {
 		return nil, err
 	}
 	d.declareUTF8()
 	return d, nil
+}
+
+// tagsWithin tells whether every tag of an XML document has at most n bytes. The decoder keeps all XML attributes of a tag, at many times their size.
+func tagsWithin(b []byte, n int) bool {
+	start, quote := -1, byte(0) // of the tag; 0: not within quotes
+	for i, c := range b {
+		switch {
+		case start < 0:
+			if c == '<' {
+				start = i
+			}
+			continue
+		case i-start >= n:
+			return false
+		case quote != 0:
+			if c == quote {
+				quote = 0
+			}
+		case c == '>':
+			start = -1
+		case (c == '"' || c == '\'') && b[start+1] != '!': // comments hold what they like
+			quote = c
+		}
+	}
+	return true
 }
 
 type xmlParser struct {

@@ -75,7 +75,14 @@ func TestParseXMLRefuses(t *testing.T) {
 		{attribute(`tag="00080008" vr="CS"><Value number="90000">X</Value>`), ErrLimit},
 		{attribute(`tag="7FE00010" vr="OW"><InlineBinary>CANARY!</InlineBinary>`), ErrMalformed},
 		{attribute(`tag="00100010" vr="PN"><PersonName><Alphabetic><FamilyName><b>CANARY</b></FamilyName></Alphabetic></PersonName>`), ErrMalformed},
-		{attribute(`tag="00100010" vr="LO"><Value number="1">&canary;</Value>`), ErrMalformed}, // no entity is declared or fetched
+		{attribute(`tag="00100010" vr="LO"><Value number="1">&canary;</Value>`), ErrMalformed},                                                              // no entity is declared or fetched
+		{`<!DOCTYPE x [<!ENTITY a "CANARY"><!ENTITY b "&a;&a;&a;&a;">]>` + attribute(`tag="00100010" vr="LO"><Value number="1">&b;</Value>`), ErrMalformed}, // B24
+		{`<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>` + attribute(`tag="00100010" vr="LO"><Value number="1">&a;</Value>`), ErrMalformed},
+		{attribute(`tag="00100010" vr="LO"` + strings.Repeat(` a="1"`, 1_000_000) + `>`), ErrLimit},
+		{attribute(`tag="00100010" vr="LO" a="` + strings.Repeat(`>`, xmlTagBytesMax) + `">`), ErrLimit},
+		{attribute("tag=\"00100010\" vr=\"LO\"><Value number=\"1\">CANARY\xff</Value>"), ErrMalformed},
+		{attribute("tag=\"00100010\" vr=\"LO\"><Value number=\"1\">CANARY\x00</Value>"), ErrMalformed},
+		{attribute(`tag="7FE00010" vr="OB"><!-- it's > "` + `--><InlineBinary>` + strings.Repeat("AAAA", xmlTagBytesMax) + `</InlineBinary>`), nil},
 		{deep(64), nil},
 		{deep(65), ErrLimit},
 		{deep(100_000), ErrLimit},
