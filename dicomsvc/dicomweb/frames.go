@@ -8,6 +8,7 @@ import (
 
 	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
+	"osteon/dicomsvc/pixel"
 )
 
 // pixels is the pixel data of one instance, ready to be sent frame by frame.
@@ -16,8 +17,9 @@ type pixels struct {
 	in     *dicomsvc.Instance
 	table  *dicom.FrameTable
 	obj    object
-	syntax string // in which frames are sent
-	width  int    // of the words whose bytes are swapped; 1: none
+	syntax string       // in which frames are sent
+	width  int          // of the words whose bytes are swapped; 1: none
+	image  *pixel.Image // once a frame was decoded
 }
 
 // find returns the instance that the path names.
@@ -119,16 +121,21 @@ func (p *pixels) send(w http.ResponseWriter, r *request, list []int) *problem {
 	if list != nil {
 		frame = list[0]
 	}
-	body, err := p.payload(frame)
+	body, err := p.body(r, form, frame)
 	if err != nil {
 		return failure(err)
 	}
+	tag := "frame-" + strconv.Itoa(frame)
+	if form.syntax != p.syntax {
+		tag += "-native"
+	}
 	w.Header().Set("Content-Disposition", "attachment")
-	return p.server.sendPayload(w, r, form.contentType(), etagOf(p.in.Digest[:], "frame-"+strconv.Itoa(frame)), body)
+	return p.server.sendPayload(w, r, form.contentType(), etagOf(p.in.Digest[:], tag), body)
 }
 
 // offers lists the forms in which count frames can be sent: the media type of the syntax and, for clients
-// that ask for octets of any syntax, application/octet-stream; in a multipart or, one frame, alone.
+// that ask for octets of any syntax, application/octet-stream; in a multipart or, one frame, alone. Frames compressed without loss
+// are offered decoded, too.
 func (p *pixels) offers(count int) []offer {
 	var offers []offer
 	for _, media := range []string{mediaOfSyntax(p.syntax), mediaOctets} {
@@ -137,13 +144,16 @@ func (p *pixels) offers(count int) []offer {
 			offers = append(offers, offer{media: media, syntax: p.syntax})
 		}
 	}
+	if p.decodes() {
+		offers = append(offers, p.nativeOffers(count)...)
+	}
 	return offers
 }
 
 func (p *pixels) notAcceptable() *problem {
 	media := mediaOfSyntax(p.syntax)
 	return newProblem(http.StatusNotAcceptable,
-		"the frames are stored in "+p.syntax+" ("+dicom.SyntaxOf(p.syntax).Name+"), which was not asked for, and compressed pixel data are not decoded here",
+		"the frames are stored in "+p.syntax+" ("+dicom.SyntaxOf(p.syntax).Name+"), which was not asked for, and they are not decoded here",
 		`ask for multipart/related; type="`+media+`"; transfer-syntax=`+p.syntax+`, or for multipart/related; type="application/octet-stream"; transfer-syntax=*`)
 }
 
@@ -179,7 +189,7 @@ func (p *pixels) sendParts(w http.ResponseWriter, r *request, form offer, list [
 	if err != nil {
 		return failure(err)
 	}
-	etag := weak(etagOf(p.in.Digest[:], fmt.Sprint("frames-", r.list, "-", form.media)))
+	etag := weak(etagOf(p.in.Digest[:], fmt.Sprint("frames-", r.list, "-", form.media, form.syntax)))
 	if notModified(w, r, etag) {
 		return nil
 	}
@@ -201,7 +211,7 @@ func (p *pixels) writeFrames(w io.Writer, r *request, parts *partWriter, form of
 		if list != nil {
 			frame = list[i]
 		}
-		body, err := p.payload(frame)
+		body, err := p.body(r, form, frame)
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 	"osteon/dicomsvc/dicom"
 )
 
-// Behaviours 53, 54, 64.
+// Behaviours 37, 53, 54, 64.
 func TestFrameNegotiation(t *testing.T) {
 	const octets = `multipart/related; type="application/octet-stream"`
 	tests := []struct {
@@ -45,6 +45,11 @@ func TestFrameNegotiation(t *testing.T) {
 		{dicom.JPEG2000Lossless, octets + ", */*;q=0.1", "1", 200, "image/jp2; transfer-syntax=" + dicom.JPEG2000Lossless, false},
 		{dicom.JPEGBaseline8Bit, "image/jpeg", "1", 200, "image/jpeg; transfer-syntax=" + dicom.JPEGBaseline8Bit, true},
 		{dicom.RLELossless, "image/dicom-rle", "1", 200, "image/dicom-rle; transfer-syntax=" + dicom.RLELossless, true},
+		// Compressed without loss, asked for in the default syntax: decoded.
+		{dicom.RLELossless, octets, "1", 200, "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1", false},
+		{dicom.RLELossless, "application/octet-stream", "1,1", 200, "application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1", false},
+		{dicom.RLELossless, octets + "; transfer-syntax=*", "1", 200, "application/octet-stream; transfer-syntax=" + dicom.RLELossless, false},
+		{dicom.JPEGBaseline8Bit, octets, "1", 406, "", false},
 		{dicom.ExplicitVRLittleEndian, octets, "2", 404, "", false},
 		{dicom.ExplicitVRLittleEndian, octets, "1,2", 404, "", false},
 	}
@@ -75,7 +80,11 @@ func TestFrameNegotiation(t *testing.T) {
 		if kind != tt.kind {
 			t.Errorf("%s: sent as %q, want %q", name, kind, tt.kind)
 		}
-		if want := frameOf(t, s.archive.items[0], 0); !bytes.Equal(body, want) {
+		want := frameOf(t, s.archive.items[0], 0)
+		if tt.stored == dicom.RLELossless && strings.HasSuffix(tt.kind, dicom.ExplicitVRLittleEndian) {
+			want = decodedPixels(t, s.archive.items[0], &dicom.Dataset{})
+		}
+		if !bytes.Equal(body, want) {
 			t.Errorf("%s: frame of %d bytes, want %d", name, len(body), len(want))
 		}
 	}
