@@ -125,7 +125,9 @@ func (ae AE) record() (catalog.AE, error) {
 	for _, from := range ae.From {
 		p, err := prefixOf(from)
 		f.add("from", err)
-		r.From = append(r.From, p.String())
+		if text := p.String(); !slices.Contains(r.From, text) {
+			r.From = append(r.From, text)
+		}
 	}
 	bits, err := servicesOf(ae.Services)
 	r.Services = bits

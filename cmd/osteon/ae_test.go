@@ -168,7 +168,7 @@ aes:
 	for title, c := range map[string]struct {
 		code int
 		step string
-	}{"OSTEON": {exitOK, ""}, "OTHER": {exitFailed, "associate"}, "GONE": {exitFailed, "connect"}, "NOBODY": {exitFailed, "configuration"}, "CT1": {exitFailed, "configuration"}} {
+	}{"OSTEON": {exitOK, ""}, "OTHER": {exitFailed, "associate"}, "GONE": {exitFailed, "connect"}, "NOBODY": {exitFailed, "registry"}, "CT1": {exitFailed, "registry"}} {
 		got := at("ae", "test", title, "--json")
 		var test node.AETest
 		if err := json.Unmarshal([]byte(got.out), &test); err != nil || got.code != c.code || test.Step != c.step || test.OK != (c.step == "") || !test.OK && (test.Why == "" || test.Do == "") {

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write the golden files of JSON outputs 
 var volatile = []string{
 	"ring", "node", "pack", "uptime", "applied", "commit", "address", "dimse", "http", "link", "dir",
 	"root_key", "free_bytes", "token", "expires", "go", "revision", "time", "version", "advertise", "listen",
-	"first", "last", "kept_since", "ms",
+	"first", "last", "kept_since", "ms", "created",
 }
 
 // golden compares a JSON output with testdata/NAME.golden.

@@ -45,7 +45,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the node that a directory holds."`
 	Dev     devCmd     `cmd:"" help:"Run a whole ring of child processes on this machine, for trying and testing."`
 	Status  statusCmd  `cmd:"" help:"Show the node and the ring: members, votes, and what is survived now."`
-	Token   tokenCmd   `cmd:"" help:"Make join tokens."`
+	Token   tokenCmd   `cmd:"" help:"Make join tokens; make, list and revoke HTTP tokens."`
 	Node    nodeCmd    `cmd:"" help:"List nodes."`
 	Study   studyCmd   `cmd:"" help:"List, show, verify and seal studies."`
 	AE      aeCmd      `cmd:"" name:"ae" help:"Show what AEs were refused and why; list and test the AEs of the configuration."`

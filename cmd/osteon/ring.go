@@ -110,27 +110,6 @@ func (g *Globals) admin() (*node.Admin, error) {
 	return node.Dial(cfg.Dir), nil
 }
 
-type tokenCmd struct {
-	Create tokenCreateCmd `cmd:"" help:"Make a one-time join token."`
-}
-
-type tokenCreateCmd struct {
-	Site  string        `help:"Site that the new node must belong to; default: any."`
-	Valid time.Duration `help:"How long the token may be used." default:"1h"`
-}
-
-func (c tokenCreateCmd) Run(ctx context.Context, g *Globals) error {
-	admin, err := g.admin()
-	if err != nil {
-		return err
-	}
-	t, err := admin.CreateToken(ctx, place.SiteID(c.Site), c.Valid)
-	if err != nil {
-		return err
-	}
-	return g.print(t, func(w io.Writer) { fmt.Fprintln(w, t.Token) })
-}
-
 type statusCmd struct{}
 
 func (statusCmd) Run(ctx context.Context, g *Globals) error {
