@@ -11,7 +11,8 @@ import (
 // decodes tells whether the frames can also be sent as native ones: they are compressed without loss, and decoded here. Lossy ones are sent as
 // they are stored (PS3.18 §8.7.3).
 func (p *pixels) decodes() bool {
-	return p.table.Encapsulated() && !p.table.Video() && !lossy(p.syntax) && pixel.Decodable(p.syntax)
+	s := dicom.SyntaxOf(p.syntax)
+	return s.Encapsulated && !s.Video && !lossy(p.syntax) && pixel.Decodable(p.syntax)
 }
 
 // body returns frame n, from 1, in the form that was chosen.
