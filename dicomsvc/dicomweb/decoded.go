@@ -1,6 +1,7 @@
 package dicomweb
 
 import (
+	"errors"
 	"io"
 
 	"osteon/dicomsvc"
@@ -12,7 +13,21 @@ import (
 // they are stored (PS3.18 §8.7.3).
 func (p *pixels) decodes() bool {
 	s := dicom.SyntaxOf(p.syntax)
-	return s.Encapsulated && !s.Video && !lossy(p.syntax) && pixel.Decodable(p.syntax)
+	return !p.opaque && s.Encapsulated && !s.Video && !lossy(p.syntax) && pixel.Decodable(p.syntax)
+}
+
+// settle goes back to the stored form, when the client takes that too, if the first frame n cannot be decoded.
+func (p *pixels) settle(r *request, form offer, count, n int) offer {
+	if form.syntax == p.syntax {
+		return form
+	}
+	if _, err := p.body(r, form, n); errors.Is(err, pixel.ErrUnsupportedSyntax) || errors.Is(err, pixel.ErrMalformed) {
+		p.opaque = true
+		if stored, ok := r.accept.choose(p.offers(count)); ok {
+			return stored
+		}
+	}
+	return form
 }
 
 // body returns frame n, from 1, in the form that was chosen.

@@ -20,6 +20,7 @@ type pixels struct {
 	syntax string       // in which frames are sent
 	width  int          // of the words whose bytes are swapped; 1: none
 	image  *pixel.Image // once a frame was decoded
+	opaque bool         // frames turned out not to be decodable
 }
 
 // find returns the instance that the path names.
@@ -114,12 +115,13 @@ func (p *pixels) send(w http.ResponseWriter, r *request, list []int) *problem {
 	if !ok {
 		return p.notAcceptable()
 	}
-	if form.multipart {
-		return p.sendParts(w, r, form, list, count)
-	}
 	frame := 1
 	if list != nil {
 		frame = list[0]
+	}
+	form = p.settle(r, form, count, frame)
+	if form.multipart {
+		return p.sendParts(w, r, form, list, count)
 	}
 	body, err := p.body(r, form, frame)
 	if err != nil {
