@@ -11,6 +11,7 @@ import (
 	"net"
 
 	"osteon/dicomsvc/dimse"
+	"osteon/dicomsvc/dul"
 )
 
 func newReader(r io.Reader) *bufio.Reader { return bufio.NewReader(r) }
@@ -147,15 +148,19 @@ func casesB20Negotiation(b *badBench) (cases []badCase) {
 	request("maximum length of 3 bytes", aborted(0, 0), context1, rawItem(0x50, rawItem(0x51, []byte{0, 0, 1})))
 	request("role of an unknown class", accepted, context1, rawUser(rawItem(0x54, append([]byte{0, 3}, "1.2\x01\x01"...))))
 	request("role cut", aborted(0, 0), context1, rawUser(rawItem(0x54, []byte{0, 200, '1'})))
-	for typ := range 7 { // PS3.7 §D.3.3.7: 1 to 5 are defined
+	for typ := range 7 { // PS3.7 §D.3.3.7: 1 to 5 are defined; of these a user name alone needs nobody who verifies it
+		judged := rejected(1, 2, 1)
+		if typ == int(dul.IdentityUsername) {
+			judged = accepted
+		}
 		identity := func(primary, secondary string) []byte {
 			v := binary.BigEndian.AppendUint16([]byte{byte(typ), 1}, uint16(len(primary)))
 			v = binary.BigEndian.AppendUint16(append(v, primary...), uint16(len(secondary)))
 			return rawItem(0x58, append(v, secondary...))
 		}
-		request(fmt.Sprintf("user identity %d", typ), accepted, context1, rawUser(identity(badCanary, badCanary)))
-		request(fmt.Sprintf("user identity %d of nothing", typ), accepted, context1, rawUser(identity("", "")))
-		request(fmt.Sprintf("user identity %d, long", typ), accepted, context1, rawUser(identity(string(bytes.Repeat([]byte(badCanary), 6000)), "")))
+		request(fmt.Sprintf("user identity %d", typ), judged, context1, rawUser(identity(badCanary, badCanary)))
+		request(fmt.Sprintf("user identity %d of nothing", typ), judged, context1, rawUser(identity("", "")))
+		request(fmt.Sprintf("user identity %d, long", typ), judged, context1, rawUser(identity(string(bytes.Repeat([]byte(badCanary), 6000)), "")))
 		request(fmt.Sprintf("user identity %d cut", typ), aborted(0, 0), context1, rawUser(rawItem(0x58, []byte{byte(typ), 1, 0xFF, 0xFF, 'x'})))
 	}
 	cases = append(cases, b.exchange("protocol version 2", false, func() []byte {
