@@ -5,9 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,6 +42,11 @@ func (s *soloRing) Propose(_ context.Context, data []byte) (uint64, []byte, erro
 
 // newRealService is a Server over a real archive on a directory of its own.
 func newRealService(t *testing.T) (*service, *dicomsvc.Archive) {
+	return newRealServiceOn(t, vfs.Default)
+}
+
+// newRealServiceOn is newRealService with the bytes of objects on fs.
+func newRealServiceOn(t *testing.T, fs vfs.FS) (*service, *dicomsvc.Archive) {
 	t.Helper()
 	dir := t.TempDir()
 	ringID, _ := place.NewRingID(rand.Reader)
@@ -66,7 +75,7 @@ func newRealService(t *testing.T) (*service, *dicomsvc.Archive) {
 		Survive: func() place.Survive { return "" },
 		Store: func(cb dicomsvc.Callbacks) (*erasure.Store, error) {
 			return erasure.Open(erasure.Config{
-				FS: vfs.Default, Dir: dir, Ring: ringID, Self: id, Site: "a", Disk: disk, Vault: keys, Topology: topology,
+				FS: fs, Dir: dir, Ring: ringID, Self: id, Site: "a", Disk: disk, Vault: keys, Topology: topology,
 				Held:     func(k journal.Key, note []byte, from place.NodeID) { cb.Held(k, note, from) },
 				BadShard: cb.BadShard, Now: time.Now, Rand: rand.Reader,
 			})
@@ -94,7 +103,7 @@ func newRealService(t *testing.T) (*service, *dicomsvc.Archive) {
 // TestRealArchive stores real objects of every kind of syntax, and finds and reads them journalled and
 // again sealed.
 //
-// Behaviours 54, 55, 56, 57, 58, 60, 62, 63.
+// Behaviours 54, 55, 56, 57, 58, 59, 60, 62, 63.
 func TestRealArchive(t *testing.T) {
 	s, a := newRealService(t)
 	files := map[string][]byte{} // by instance URL
@@ -152,6 +161,19 @@ func TestRealArchive(t *testing.T) {
 			// Identical bytes again are a success and no second instance (63).
 			s.stow(t, "/studies/"+study, multipartBody("XX", f)).want(t, 200)
 		}
+		// Pages follow each other without gap or repetition (59).
+		var pages, whole []string
+		for offset := 0; offset < len(files)+2; offset += 2 {
+			for _, found := range s.get(t, "/instances?limit=2&offset="+strconv.Itoa(offset)).want(t, 200).list(t) {
+				pages = append(pages, found.first("00081190"))
+			}
+		}
+		for _, found := range s.get(t, "/instances").want(t, 200).list(t) {
+			whole = append(whole, found.first("00081190"))
+		}
+		if !slices.Equal(pages, whole) {
+			t.Errorf("%s: pages %q, the whole list %q", state, pages, whole)
+		}
 		s.get(t, "/studies?PatientName=Nobody*&StudyDate=19000101-19000102").want(t, 200).list(t)
 		s.get(t, "/studies/1.2.3/metadata").want(t, 404)
 	}
@@ -166,5 +188,78 @@ func TestRealArchive(t *testing.T) {
 	for _, f := range files {
 		s.stow(t, "/studies", multipartBody("XX", f)).want(t, 503)
 		break
+	}
+}
+
+// countingFS counts what is read of journals and shards.
+type countingFS struct {
+	vfs.FS
+	read *atomic.Int64
+}
+
+func (c countingFS) count(name string, f vfs.File, err error) (vfs.File, error) {
+	if err != nil || !strings.Contains(name, "shards") && !strings.Contains(name, "journal") {
+		return f, err
+	}
+	return countingFile{f, c.read}, nil
+}
+
+func (c countingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := c.FS.Open(name, opts...)
+	return c.count(name, f, err)
+}
+
+func (c countingFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := c.FS.OpenReadWrite(name, category, opts...)
+	return c.count(name, f, err)
+}
+
+type countingFile struct {
+	vfs.File
+	read *atomic.Int64
+}
+
+func (f countingFile) Read(p []byte) (int, error) {
+	n, err := f.File.Read(p)
+	f.read.Add(int64(n))
+	return n, err
+}
+
+func (f countingFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	f.read.Add(int64(n))
+	return n, err
+}
+
+// TestSeriesMetadataReadsNoPixels: the metadata of a sealed series come out of its pack's directory.
+//
+// Behaviour 61.
+func TestSeriesMetadataReadsNoPixels(t *testing.T) {
+	var read atomic.Int64
+	s, a := newRealServiceOn(t, countingFS{vfs.Default, &read})
+	const slices, pixels = 30, 256 << 10
+	for i := range slices {
+		meta := imageJSON(fmt.Sprintf("1.2.3.%d", i+1), bulk("7FE00010", "OW", "a"))
+		meta = strings.NewReplacer(`"00280010":{"vr":"US","Value":[2]}`, `"00280010":{"vr":"US","Value":[512]}`, `"00280011":{"vr":"US","Value":[2]}`, `"00280011":{"vr":"US","Value":[256]}`).Replace(meta)
+		noise := make([]byte, pixels)
+		rand.Read(noise)
+		var body mixed
+		body.part([]byte(meta), "Content-Type", mediaDICOMJSON).part(noise, "Content-Location", "a")
+		s.stowMixed(t, "/studies", mediaDICOMJSON, body.end()).want(t, 200)
+	}
+	if err := a.SealNow(t.Context(), "1.2"); err != nil {
+		t.Fatal(err)
+	}
+	read.Store(0)
+	if list := s.get(t, "/studies/1.2/series/1.2.3/metadata").want(t, 200).list(t); len(list) != slices {
+		t.Fatalf("%d instances", len(list))
+	}
+	if n := read.Load(); n > slices*pixels/10 || n == 0 {
+		t.Errorf("%d KiB were read for the metadata of %d KiB", n>>10, slices*pixels>>10)
+	}
+	read.Store(0)
+	s.get(t, "/studies/1.2/series/1.2.3/instances/1.2.3.1/frames/1").want(t, 200)
+	if n := read.Load(); n < pixels {
+		t.Errorf("%d KiB counted for a frame of %d KiB", n>>10, pixels>>10)
 	}
 }

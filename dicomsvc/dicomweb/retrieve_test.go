@@ -297,7 +297,7 @@ func TestRetrieveBrokenObject(t *testing.T) {
 	}
 }
 
-// Behaviours 56, 57, 60, 61, 66.
+// Behaviours 56, 57, 60, 66.
 func TestMetadata(t *testing.T) {
 	s := newService(t, nil)
 	in := s.load(t, fileCT1, fileCT2)[0]

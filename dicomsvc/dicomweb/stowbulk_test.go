@@ -209,6 +209,7 @@ func TestStoreMetadataOutcomes(t *testing.T) {
 		{"only bulk data missing", "", []piece{list(imageJSON("1.1", pixel("a")))}, 400, 0, 1, 0, "49152", "", ""},
 		{"a part that nobody names", "", []piece{list(imageJSON("1.1", pixel("a"))), octets("z", px), octets("a", px)}, 200, 1, 0, 0, "", "", px},
 		{"pixels too short", "", []piece{list(imageJSON("1.1", pixel("a")), imageJSON("1.2", pixel("b"))), octets("a", "1234"), octets("b", px)}, 202, 1, 1, 0, "49152", "", px},
+		{"pixels too short by what follows them", "", []piece{list(imageJSON("1.1", `"00280008":{"vr":"IS","Value":[2]}`, pixel("a"), `"FFFCFFFC":{"vr":"OB","InlineBinary":"AAAAAA=="}`)), octets("a", "")}, 400, 0, 1, 0, "49152", "", ""},
 		{"pixels too long", "", []piece{list(imageJSON("1.1", pixel("a")), imageJSON("1.2", pixel("b"))), octets("a", px+px), octets("b", px)}, 202, 1, 1, 0, "49152", "", px},
 		{"a length that lies", "", []piece{list(imageJSON("1.1", pixel("a"))), {px, mediaOctets, "a", "4294967200"}}, 400, 0, 1, 0, "49152", "", ""},
 		{"a length of 4 GiB", "", []piece{list(imageJSON("1.1", pixel("a"))), {px, mediaOctets, "a", "4294967296"}}, 400, 0, 1, 0, "49152", "", ""},
