@@ -3,6 +3,7 @@ package pixel
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,14 +46,11 @@ var seedTools = map[string]string{
 	"sv1": "dcmcjpeg +e1", "sv6": "dcmcjpeg +el +sv 6", "extended": "dcmcjpeg +ee", "progressive": "dcmcjpeg +ep", "spectral": "dcmcjpeg +es",
 }
 
-// TestMakeSeeds writes testdata/frames anew: SEEDS=1 go test -run TestMakeSeeds ./dicomsvc/pixel
-func TestMakeSeeds(t *testing.T) {
-	if os.Getenv("SEEDS") == "" {
-		t.Skip("seeds are made only when asked for")
-	}
-	if err := os.MkdirAll("testdata/frames", 0o755); err != nil {
-		t.Fatal(err)
-	}
+var update = flag.Bool("update", false, "have DCMTK write testdata/frames anew")
+
+// makeSeeds writes testdata/frames: go test -run TestHostileFrames ./dicomsvc/pixel -update
+func makeSeeds(t *testing.T) {
+	t.Helper()
 	for kind, f := range map[string]Format{"gray": tinyGray, "rgb": tinyRGB} {
 		from := raw{Format: f, frames: 1}.scene().file(t)
 		for name, tool := range seedTools {
@@ -126,6 +124,9 @@ func FuzzDecode(f *testing.F) {
 // TestHostileFrames cuts the seeds at every byte and flips every bit of their beginning: an error of this package or a frame, never
 // a panic.
 func TestHostileFrames(t *testing.T) {
+	if *update {
+		makeSeeds(t)
+	}
 	for name, b := range seeds(t) {
 		f := tinyRGB
 		if name[0] == 'g' {

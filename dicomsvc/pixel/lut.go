@@ -99,6 +99,9 @@ func (im *Image) segmented(descriptor, data *dicom.Element) (*table, error) {
 		return nil, err
 	}
 	t := describedTable(descriptor, im.Format.Signed)
+	if t.bits == 8 {
+		return nil, fmt.Errorf("%w: a segmented lookup table of 8 bits", ErrUnsupportedSyntax)
+	}
 	words := make([]uint16, len(raw)/2)
 	for i := range words {
 		words[i] = binary.LittleEndian.Uint16(raw[2*i:])
@@ -136,7 +139,7 @@ func (e *expander) run(at, count int, inside bool) error {
 		case kind == 2 && at+1 < len(e.words) && !inside:
 			from := int(e.words[at]) | int(e.words[at+1])<<16
 			at += 2
-			if from >= len(e.words) {
+			if from /= 2; from >= len(e.words) { // it counts bytes
 				return bad
 			}
 			if err := e.run(from, n, true); err != nil {
