@@ -297,8 +297,8 @@ func pixelValue(t testing.TB, it *fakeItem) string {
 // Behaviours 51, 62.
 func TestStoreMetadataStreams(t *testing.T) {
 	s := newService(t, func(_ *Config, a *fakeArchive) { a.discard = true })
-	const size = 512 << 20
-	meta := "[" + strings.Replace(imageJSON("1.1", bulk("7FE00010", "OW", "a")), `[2]},"00280011":{"vr":"US","Value":[2]`, `[16384]},"00280011":{"vr":"US","Value":[16384]`, 1) + "]"
+	const size = 128 << 20
+	meta := "[" + strings.Replace(imageJSON("1.1", bulk("7FE00010", "OW", "a")), `[2]},"00280011":{"vr":"US","Value":[2]`, `[8192]},"00280011":{"vr":"US","Value":[8192]`, 1) + "]"
 	for _, length := range []string{"", fmt.Sprintf("Content-Length: %d\r\n", size)} {
 		s.archive.items = nil
 		body := io.MultiReader(strings.NewReader("--XX\r\nContent-Type: application/dicom+json\r\n\r\n"+meta+"\r\n--XX\r\nContent-Location: a\r\n"+length+"\r\n"),
@@ -308,7 +308,7 @@ func TestStoreMetadataStreams(t *testing.T) {
 		s.do(t, http.MethodPost, "/studies", body, "Content-Type", `multipart/related; type="application/dicom+json"; boundary=XX`).want(t, 200)
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
-			t.Errorf("%d MiB were allocated for 512 MiB in", used>>20)
+			t.Errorf("%d MiB were allocated for 128 MiB in", used>>20)
 		}
 	}
 }
