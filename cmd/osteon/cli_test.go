@@ -170,7 +170,7 @@ func TestExitCodesWithoutRing(t *testing.T) {
 		{[]string{"serve"}, exitUsage, "dir: is required"},
 		{[]string{"serve", "--dir", empty}, exitUsage, "run osteon init or osteon join first, or mount the volume that holds it"},
 		{[]string{"serve", "--dir", missing}, exitUsage, "run osteon init or osteon join first, or mount the volume that holds it"},
-		{[]string{"serve", "--dir", empty, "--http", "0.0.0.0:8104"}, exitUsage, "is not loopback: set http.tokens"},
+		{[]string{"serve", "--dir", empty, "--http", "0.0.0.0:8104"}, exitUsage, "is not loopback: set http.tls_cert"},
 		{[]string{"init", "--dir", empty, "--site", "a b"}, exitUsage, "want letters"},
 		{[]string{"init", "--dir", empty, "--survive", "everything"}, exitUsage, "is none of node, site, site+node, two-sites"},
 		{[]string{"init", "--dir", empty, "--link", "0.0.0.0:7400"}, exitUsage, "no address that other nodes can reach"},
@@ -218,7 +218,7 @@ func TestConfigCheckNamesEveryFault(t *testing.T) {
   promiscous: true
 http:
   listen: 10.0.0.1:8104
-  tls_cert: cert.pem
+  tls_key: key.pem
 ack:
   degraded: maybe
   wait: soon
