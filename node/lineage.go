@@ -68,7 +68,7 @@ type sighting struct {
 
 func (s sighting) sender() process { return s.Starts[len(s.Starts)-1] }
 
-// memory is the answer to a sighting: what was known of the sender before.
+// memory is what is known of another node.
 type memory struct {
 	Known       bool   `json:"known"`
 	Incarnation uint64 `json:"incarnation"`
@@ -77,6 +77,15 @@ type memory struct {
 	Term  uint64 `json:"term"`
 	// Led says that the node that answers follows a leader, or leads.
 	Led bool `json:"led"`
+}
+
+// vouching is the answer to a sighting: what was known of the sender before, and who votes as far as the node that answers knows.
+type vouching struct {
+	memory
+	Voters []place.NodeID `json:"voters,omitempty"`
+	// LastTerm and LastIndex are of the last entry of the log that names the voters.
+	LastTerm  uint64 `json:"last_term,omitempty"`
+	LastIndex uint64 `json:"last_index,omitempty"`
 }
 
 // descends reports whether the process remembered is the sender or one before it on its directory, or of an earlier time.

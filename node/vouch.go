@@ -53,6 +53,8 @@ type standing struct {
 	vouched map[place.NodeID]bool // have answered this process
 	doubt   string                // why this directory must not vote
 	led     bool                  // whoever doubts follows a leader: the ring goes on without this node
+	voters  []place.NodeID        // by the longest log that others told of
+	told    ring.End              // of that log
 	highest uint64                // incarnation of this node that was heard of
 	dirty   map[place.NodeID]bool // memories not yet on disk
 	known   map[place.NodeID]memory
@@ -68,10 +70,13 @@ func (c *core) sighted(from place.NodeID, s sighting) ([]byte, error) {
 		c.env.Log.Error("remember what another node told", "node", from, "err", err)
 		return nil, refuse(joinUnavailable, "this node's local index does not answer")
 	}
+	answer := vouching{memory: before}
 	if r := c.standing.ring.Load(); r != nil {
-		_, before.Led = r.Leader()
+		_, answer.Led = r.Leader()
+		voters, end := r.Voters()
+		answer.Voters, answer.LastTerm, answer.LastIndex = voters, end.Term, end.Index
 	}
-	return json.Marshal(before)
+	return json.Marshal(answer)
 }
 
 // met returns what was known of a node before s. A process not met before is remembered durably at once, how far it is by flushMet.
@@ -157,7 +162,7 @@ func (c *core) sighting(index, term uint64) sighting {
 // answered is one node's answer to a sighting.
 type answered struct {
 	from place.NodeID
-	memory
+	vouching
 	err error
 }
 
@@ -201,7 +206,7 @@ func (c *core) askOne(ctx context.Context, node place.NodeID, request []byte) an
 	case err != nil:
 		a.err = err
 	default:
-		a.err = json.Unmarshal(response, &a.memory)
+		a.err = json.Unmarshal(response, &a.vouching)
 	}
 	return a
 }
@@ -230,6 +235,9 @@ func (c *core) weigh(s sighting, a answered, end func() ring.End) error {
 		return nil
 	}
 	st.vouched[a.from] = true
+	if told := (ring.End{Term: a.LastTerm, Index: a.LastIndex}); longer(told, st.told) {
+		st.voters, st.told = a.Voters, told
+	}
 	return nil
 }
 
@@ -307,6 +315,7 @@ func (st *standing) forget() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.doubt, st.led = "", false
+	st.voters, st.told = nil, ring.End{}
 	clear(st.vouched)
 }
 
@@ -332,7 +341,9 @@ func (c *core) secondProcess(ctx context.Context, nodes []place.NodeID, s sighti
 }
 
 // mayVote lets this node take part in Raft once a majority of the voters, counting this node if it has a vote, has
-// vouched for its directory. Whoever could elect a leader with this node's vote could be asked, so nothing is lost by asking.
+// vouched for its directory. Whoever could elect a leader with this node's vote could be asked, so nothing is lost by asking. The
+// voters are those of the longest log, this node's or that of one who vouched: by one from before it was away it could wait
+// for a node that has gone for ever.
 func (c *core) mayVote() {
 	others := c.others()
 	st := &c.standing
@@ -341,13 +352,13 @@ func (c *core) mayVote() {
 	if st.doubt != "" || c.ring.Released() {
 		return
 	}
-	total, have := 0, 0
-	for _, s := range c.ring.Servers() {
-		if !s.Voter {
-			continue
-		}
-		total++
-		if s.Node == c.id.Node || st.vouched[s.Node] {
+	voters, end := c.ring.Voters()
+	if longer(st.told, end) {
+		voters = st.voters
+	}
+	total, have := len(voters), 0
+	for _, id := range voters {
+		if id == c.id.Node || st.vouched[id] {
 			have++
 		}
 	}
@@ -358,6 +369,9 @@ func (c *core) mayVote() {
 		c.ring.Release()
 	}
 }
+
+// longer reports whether a log that ends at a is more up to date than one that ends at b (Raft §5.4.1).
+func longer(a, b ring.End) bool { return a.Term > b.Term || a.Term == b.Term && a.Index > b.Index }
 
 // inDoubt returns why the directory is not to be trusted, empty when nobody doubts it.
 func (c *core) inDoubt() string {

@@ -464,24 +464,31 @@ func (c *chaos) diskLoss(context.Context) {
 	c.ring.Sometimes("disk lost")
 }
 
-// spares reports whether the ring goes on without a node: two others have it in their logs that at least votersMin vote. A leader's
-// own list may hold votes that nobody else knows of; with its disk they would be gone.
+// spares reports whether the ring goes on without a node: of the voters that a running node knows, at least votersMin, a majority
+// runs and knows the same ones when it is gone. A leader's own list may hold votes that nobody else knows of, which its disk would
+// take along; and a node that was away refuses its vote to one that had none by its own log.
 func (c *chaos) spares(n *Node) bool {
-	know := 0
+	known := map[string]int{} // lists of voters, and how many of them have that list
 	for _, other := range c.ring.Nodes() {
 		running := other.Node()
 		if other == n || running == nil {
 			continue
 		}
-		voters := 0
+		var voters []string
+		votes := false
 		for _, s := range running.Ring().Servers() {
 			if s.Voter {
-				voters++
+				voters = append(voters, s.Node.String())
+				votes = votes || s.Node == running.ID()
 			}
 		}
-		if voters >= votersMin {
-			know++
+		if votes && len(voters) >= votersMin {
+			slices.Sort(voters)
+			list := strings.Join(voters, " ")
+			if known[list]++; known[list] > len(voters)/2 {
+				return true
+			}
 		}
 	}
-	return know >= 2
+	return false
 }

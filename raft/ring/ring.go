@@ -252,6 +252,21 @@ func (r *Ring) Servers() []Server {
 	return out
 }
 
+// Voters returns the nodes that have a vote by the newest configuration in this server's log, and where that log ends: the term of
+// its last entry and its index. A server that was away may know an old configuration.
+func (r *Ring) Voters() (voters []place.NodeID, end End) {
+	stats := r.raft.Stats()
+	// The library prints both as decimal numbers; nought, of an empty log, is behind everybody's.
+	end.Term, _ = strconv.ParseUint(stats["last_log_term"], 10, 64)
+	end.Index, _ = strconv.ParseUint(stats["last_log_index"], 10, 64)
+	for _, s := range r.Servers() {
+		if s.Voter {
+			voters = append(voters, s.Node)
+		}
+	}
+	return voters, end
+}
+
 // Leader returns the leader that this node follows, and false when it knows of none.
 func (r *Ring) Leader() (place.NodeID, bool) {
 	_, id := r.raft.LeaderWithID()
