@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"osteon/dicomsvc"
 	"osteon/dicomsvc/dicom"
 	"osteon/dicomsvc/dimse"
 	"osteon/dicomsvc/dul"
@@ -37,6 +38,11 @@ type storescp struct {
 
 // takes reports whether storescp takes an instance: in a syntax that it knows, and even (PS3.8 Annex E.2).
 func (p *storescp) takes(f *corpusFile) bool { return p.accepts[f.syntax] && len(f.data)%2 == 0 }
+
+// takesDecoded reports whether storescp takes an instance with its pixels decoded, whose syntax it does not know.
+func (p *storescp) takesDecoded(f *corpusFile) bool {
+	return !p.accepts[f.syntax] && dicomsvc.Convertible(f.syntax, dicom.ExplicitVRLittleEndian)
+}
 
 // startStorescp runs storescp until the end of the test.
 func startStorescp(t *testing.T, title string) *storescp {
