@@ -341,9 +341,9 @@ func (c *core) secondProcess(ctx context.Context, nodes []place.NodeID, s sighti
 }
 
 // mayVote lets this node take part in Raft once a majority of the voters, counting this node if it has a vote, has
-// vouched for its directory. Whoever could elect a leader with this node's vote could be asked, so nothing is lost by asking. The
-// voters are those of the longest log, this node's or that of one who vouched: by one from before it was away it could wait
-// for a node that has gone for ever.
+// vouched for its directory. Whoever could elect a leader with this node's vote could be asked, so nothing is lost by asking. Where
+// one who vouched has a longer log, the voters that it names will do: of those that this node knew before it was away one may have
+// gone for ever.
 func (c *core) mayVote() {
 	others := c.others()
 	st := &c.standing
@@ -353,21 +353,24 @@ func (c *core) mayVote() {
 		return
 	}
 	voters, end := c.ring.Voters()
-	if longer(st.told, end) {
-		voters = st.voters
+	enough := st.majority(c.id.Node, voters)
+	if len(voters) == 0 { // a node that has not been told of the others' votes yet
+		enough = len(st.vouched)+1 > (len(others)+1)/2
 	}
-	total, have := len(voters), 0
+	if enough || longer(st.told, end) && st.majority(c.id.Node, st.voters) {
+		c.ring.Release()
+	}
+}
+
+// majority reports whether most of the voters have vouched, or are this node. mu is held.
+func (st *standing) majority(self place.NodeID, voters []place.NodeID) bool {
+	have := 0
 	for _, id := range voters {
-		if id == c.id.Node || st.vouched[id] {
+		if id == self || st.vouched[id] {
 			have++
 		}
 	}
-	if total == 0 { // a node that has not been told of the others' votes yet
-		total, have = len(others)+1, len(st.vouched)+1
-	}
-	if have > total/2 {
-		c.ring.Release()
-	}
+	return have > len(voters)/2
 }
 
 // longer reports whether a log that ends at a is more up to date than one that ends at b (Raft §5.4.1).

@@ -354,6 +354,22 @@ func (r *testRing) awaitApplied(nodes ...*testNode) {
 	}
 }
 
+// awaitSeen waits until every given node takes every other one for alive.
+func (r *testRing) awaitSeen(nodes ...*testNode) {
+	r.t.Helper()
+	for _, n := range nodes {
+		r.awaitStatus(n, "sees everybody", func(s node.Status) bool {
+			live := 0
+			for _, m := range s.Nodes {
+				if m.Live {
+					live++
+				}
+			}
+			return live >= len(nodes)
+		})
+	}
+}
+
 // instance is one data set that a test sends, byte for byte.
 type instance struct {
 	class, uid, study, series, syntax string

@@ -79,6 +79,7 @@ func TestEachSiteLostBeforeAndAfterSealing(t *testing.T) {
 			r.checkAt(r.without(dead), sent)
 			t.Logf("%s: all of it found and read at the other sites within %d ms of the kill", when, time.Since(killed).Milliseconds())
 			r.startServing(dead...)
+			r.awaitSeen(r.nodes...) // else the next one to die would be the second
 		}
 	}
 	r.eventually("all stores applied", func() bool {
