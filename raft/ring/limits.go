@@ -38,6 +38,8 @@ const (
 	tailBytesMax   = 16 << 20
 	tailEntriesMax = 4096
 
+	// stallSteps is in how many steps the time of a write is counted.
+	stallSteps = 5
 	// forwardsMax is how many requests of other nodes the leader works on at once; more wait in the
 	// stream, which is the back-pressure.
 	forwardsMax = 1024

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -508,11 +509,29 @@ func (s *logStore) snapshotIndex() uint64 {
 	return s.pos.snapshot
 }
 
-// watch reports a write that does not return in time, until the returned function is called.
+// watch reports a write that does not return in time, until the returned function is called. The time is counted in steps: of a
+// time in which the process itself stood still (SIGSTOP, a paused virtual machine) only one counts.
 func (s *logStore) watch() (stop func() bool) {
-	return time.AfterFunc(s.stall, func() {
+	var ended atomic.Bool
+	left := stallSteps
+	var timer *time.Timer
+	begun := make(chan struct{})
+	timer = time.AfterFunc(s.stall/stallSteps, func() {
+		<-begun // timer is set
+		if left--; ended.Load() {
+			return
+		}
+		if left > 0 {
+			timer.Reset(s.stall / stallSteps)
+			return
+		}
 		s.fail(fmt.Errorf("%w: a write of the raft log took longer than %v", ErrDisk, s.stall))
-	}).Stop
+	})
+	close(begun)
+	return func() bool {
+		ended.Store(true)
+		return timer.Stop()
+	}
 }
 
 // close lets go of the files.
